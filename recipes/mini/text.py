@@ -1,0 +1,239 @@
+"""The box, step 1 of 3: a small CLIP text tower distilled from a sentence encoder.
+
+    python recipes/mini/text.py --data DATA --minilm DIR --wordnet DIR --run runs/mini
+
+DATA: the training pictures' folder (label lists, photo names, captions). DIR of --minilm: all-MiniLM-L6-v2
+(config, tokenizer, safetensors), read with the build-time package `transformers`. DIR of --wordnet: data.noun of
+WordNet 3.0. About 30 minutes on one core; stop it at any time and start it again.
+
+Targets are the teacher's embeddings less their mean, reduced to the shared width by PCA: without the mean,
+unrelated names are orthogonal, so that a temperature can tell them apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sanseg.model.config import CLIP_MINI
+from sanseg.model.text import TextTower
+from sanseg.model.tokenizer import Tokenizer
+
+THINGS = {"05", "06", "08", "13", "15", "17", "18", "19", "20", "27"}  # WordNet's files of what can be seen
+LOOKS = [
+    "red",
+    "green",
+    "blue",
+    "yellow",
+    "white",
+    "black",
+    "brown",
+    "grey",
+    "pink",
+    "orange",
+    "wooden",
+    "metal",
+    "plastic",
+    "glass",
+    "stone",
+    "brick",
+    "small",
+    "large",
+    "old",
+    "new",
+    "young",
+    "wet",
+    "dry",
+    "striped",
+    "empty",
+    "broken",
+    "open",
+    "closed",
+    "round",
+    "tall",
+    "wild",
+    "parked",
+    "a",
+    "the",
+    "two",
+    "many",
+]
+
+
+def wordnet_nouns(folder: Path) -> list[str]:
+    """Lemmas of visible things; instances (one city, one person) are left out."""
+    lemmas: dict[str, None] = {}
+    for line in (folder / "data.noun").read_text(encoding="utf-8").splitlines():
+        fields = line.split(" ")
+        if line.startswith(" ") or fields[1] not in THINGS or " @i " in line:
+            continue
+        for number in range(int(fields[3], 16)):
+            lemmas[fields[4 + 2 * number].replace("_", " ")] = None
+    return list(lemmas)
+
+
+def label_names(data: Path) -> list[str]:
+    """Every name that a label list or a photo of `data` has, and the benchmarks' that lie beside it."""
+    names: dict[str, None] = {}
+    for file in sorted(data.glob("*/dataset.json")):
+        for label in json.loads(file.read_text())["labels"]:
+            names |= dict.fromkeys(label.split(" | "))
+    for line in (data / "photos/labels.tsv").read_text(encoding="utf-8").splitlines():
+        names[line.split("\t")[-1].strip()] = None
+    for file in sorted(data.parent.glob("labelsets/*.txt")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            name = line.split("\t")[-1].strip()
+            names |= dict.fromkeys([name, *name.split(", ")])
+    return list(names)
+
+
+def corpus(data: Path, wordnet: Path, seed: int = 0) -> tuple[list[str], list[float]]:
+    """Texts and how often each is drawn."""
+    generator = random.Random(seed)
+    labels, nouns = label_names(data), wordnet_nouns(wordnet)
+    captions = [
+        line.strip() for line in (data / "text/captions_coco.txt").read_text(encoding="utf-8").splitlines()
+    ]
+    weight: dict[str, float] = {}
+    for texts, share in ((captions, 0.15), (nouns, 0.35)):
+        weight |= {text: share / len(texts) for text in texts if text}
+    spans: set[str] = set()
+    for caption in captions * 3:
+        words = re.findall(r"[a-z']+", caption.lower())
+        length = generator.choice((1, 1, 2, 2, 3, 4))
+        if len(words) >= length:
+            start = generator.randrange(len(words) - length + 1)
+            spans.add(" ".join(words[start : start + length]))
+    described = {f"{generator.choice(LOOKS)} {generator.choice(labels)}" for _ in range(20_000)}
+    for extra, share in ((spans, 0.2), (described, 0.1), (labels, 0.2)):
+        for text in sorted(extra):
+            weight[text] = weight.get(text, 0) + share / len(extra)
+    return list(weight), list(weight.values())
+
+
+@torch.inference_mode()
+def teach(texts: list[str], folder: Path) -> Tensor:
+    """The teacher's unit embeddings (len(texts), 384), float32: mean over tokens."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    rows = torch.empty(len(texts), model.config.hidden_size)
+    for start in range(0, len(order), 256):
+        some = order[start : start + 256]
+        batch = tokenizer(
+            [texts[n] for n in some], padding=True, truncation=True, max_length=64, return_tensors="pt"
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model(**batch).last_hidden_state.float()
+        mask = batch["attention_mask"][..., None]
+        rows[some] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+        if start % 25_600 == 0:
+            print(f"teacher {start}/{len(order)}", flush=True)
+    return rows
+
+
+def targets(texts: list[str], weight: Tensor, teacher: Tensor, width: int) -> Tensor:
+    """Teacher embeddings, centred, reduced to `width` by PCA, unit length."""
+    share = weight / weight.sum()
+    centred = teacher - (share[:, None] * teacher).sum(0)
+    _, _, directions = torch.linalg.svd(centred.T @ (share[:, None] * centred))
+    return F.normalize(centred @ directions[:width].T, dim=-1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("--data", "--minilm", "--wordnet", "--run"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=512)
+    options = parser.parse_args()
+    options.run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+
+    prepared = options.run / "text_targets.pt"
+    if not prepared.exists():
+        texts, weights = corpus(options.data, options.wordnet)
+        weight = torch.tensor(weights)
+        rows = targets(texts, weight, teach(texts, options.minilm), CLIP_MINI.embed).half()
+        torch.save({"texts": texts, "weight": weight, "targets": rows}, f"{prepared}.part")
+        Path(f"{prepared}.part").replace(prepared)
+    stored = torch.load(prepared, weights_only=True)
+    texts, weight, wanted = stored["texts"], stored["weight"], stored["targets"]
+    tokens = Tokenizer(CLIP_MINI.text.merges)(texts, CLIP_MINI.text.context)
+    lengths = (tokens > 0).sum(1)
+
+    tower = TextTower(CLIP_MINI)
+    decayed = [p for p in tower.parameters() if p.ndim > 1]
+    rest = [p for p in tower.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
+        lr=1e-3,
+        betas=(0.9, 0.98),
+    )
+    warm_up, step = 200, 0
+    drawn: list[Tensor] = []
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / warm_up, max(0.0, 1 - n / options.steps) ** 0.9)
+    )
+    checkpoint = options.run / "text.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        tower.load_state_dict(state["tower"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        step = state["step"]
+    log, started = (options.run / "text.jsonl").open("a"), time.time()
+    while step < options.steps:
+        # Eight batches are drawn at once and sorted by length, so that short names are not padded to captions.
+        if step % 8 == 0 or not drawn:
+            generator = torch.Generator().manual_seed(step // 8)
+            pool = torch.multinomial(weight, 8 * options.batch, generator=generator)
+            drawn = list(pool[lengths[pool].argsort()].chunk(8))
+        some = drawn[step % 8]
+        batch = tokens[some, : int(lengths[some].max())]
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = tower(batch)
+        embedding, target = embedding.float(), wanted[some].float()
+        cosine = (embedding * target).sum(1).mean()
+        apart = F.cross_entropy(embedding @ target.T / 0.05, torch.arange(len(some)))
+        loss = 10 * (1 - cosine) + apart
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        step += 1
+        if step % 50 == 0:
+            line = {
+                "step": step,
+                "cosine": cosine.item(),
+                "contrast": apart.item(),
+                "seconds": time.time() - started,
+            }
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            print(line, flush=True)
+        if step % 500 == 0 or step == options.steps:
+            state = {
+                "tower": tower.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step,
+            }
+            torch.save(state, f"{checkpoint}.part")
+            Path(f"{checkpoint}.part").replace(checkpoint)
+
+
+if __name__ == "__main__":
+    main()

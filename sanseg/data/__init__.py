@@ -1,0 +1,1 @@
+"""Pictures with masks, from files to training batches."""

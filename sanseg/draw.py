@@ -1,0 +1,186 @@
+"""Label maps made visible: colours, and a picture painted with its labels and their legend."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from sanseg.vocabulary import other_id
+
+OTHER_COLOUR = (128, 128, 128)  # neutral grey: no label has a colour near it
+UNKNOWN_COLOUR = (0, 0, 0)  # ids that name nothing
+MAX_LEGEND = 24  # labels in a legend, the largest first; one more line counts the rest
+MAX_NAME = 40  # characters of a name in a legend
+
+LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def palette(labels: int) -> NDArray[np.uint8]:
+    """Distinct colours for this many labels: uint8 (labels, 3), RGB.
+
+    Each is as far as can be, in OKLab, from those before it and from OTHER_COLOUR, so the first few differ
+    most, and more labels leave the colours of the first as they are.
+    """
+    assert 0 <= labels < 2**16, labels
+    return np.array(_colours(labels), dtype=np.uint8).reshape(labels, 3)
+
+
+@lru_cache(maxsize=8)
+def _colours(labels: int) -> tuple[tuple[int, int, int], ...]:
+    steps = np.arange(0, 256, 17)
+    lattice = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    oklab = _oklab(lattice)
+    lightness, chroma = oklab[:, 0], np.hypot(oklab[:, 1], oklab[:, 2])
+    decent = (
+        (lightness > 0.45) & (lightness < 0.84) & (chroma > 0.07) & (chroma < 0.25)
+    )  # not dark, pale, neon
+    lattice, oklab = lattice[decent], oklab[decent]
+    chosen = []
+    distance = ((oklab - _oklab(np.array([OTHER_COLOUR]))) ** 2).sum(axis=1)
+    for _ in range(min(labels, len(lattice))):
+        farthest = int(distance.argmax())
+        chosen.append(farthest)
+        distance = np.minimum(distance, ((oklab - oklab[farthest]) ** 2).sum(axis=1))
+    colours = [tuple(colour) for colour in lattice[chosen].tolist()]
+    if labels > len(colours):
+        # Beyond some two thousand the eye is lost anyway: any colours that are not taken. An odd factor
+        # permutes the 2**24 colours.
+        taken = {*colours, OTHER_COLOUR, UNKNOWN_COLOUR}
+        numbers = np.arange(labels + len(taken)) * 0x9E3779B1 % 2**24
+        rest = np.stack([numbers >> 16, numbers >> 8 & 255, numbers & 255], axis=1)
+        colours += [colour for colour in map(tuple, rest.tolist()) if colour not in taken]
+    return tuple(colours[:labels])
+
+
+def _oklab(rgb: NDArray[np.int64]) -> NDArray[np.float64]:
+    """sRGB 0..255 (N, 3) to OKLab (B. Ottosson, 2020), in which distances are as the eye sees them."""
+    linear = np.where(rgb <= 10, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
+    cones = np.array(
+        [
+            [0.4122214708, 0.5363325363, 0.0514459929],
+            [0.2119034982, 0.6806995451, 0.1073969566],
+            [0.0883024619, 0.2817188376, 0.6299787005],
+        ]
+    )
+    opponents = np.array(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ]
+    )
+    result: NDArray[np.float64] = np.cbrt(linear @ cones.T) @ opponents.T
+    return result
+
+
+def colour_table(labels: int) -> NDArray[np.uint8]:
+    """The colour of every id a label map may hold: uint8 (256, 3) for at most 254 labels, else (65536, 3)."""
+    other = other_id(labels)
+    table = np.empty((other + 2, 3), dtype=np.uint8)
+    table[:] = UNKNOWN_COLOUR
+    table[:labels] = palette(labels)
+    table[other] = OTHER_COLOUR
+    return table
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    label_map: LabelMap,
+    labels: Sequence[str],
+    other: str = "other",
+    *,
+    opacity: float = 0.5,
+    legend: bool = True,
+) -> Image.Image:
+    """The picture painted with the colours of its labels, white lines between regions, the legend below.
+
+    image: uint8 (H, W, 3), RGB. label_map: (H, W), ids of these labels and `other_id`. other: what the legend
+    calls that id. opacity: of the colours, 0..1.
+    The legend names the labels that occur, the largest first, at most MAX_LEGEND, in as many columns as the
+    picture has room for; a picture narrower than one column gets white beside it. Its font is Latin without
+    accents: "é" is written "e", and a name in another script "label 3", by its id.
+
+    Raises ValueError where picture and label map differ in size, and for an opacity outside 0..1.
+    """
+    if image.shape[:2] != label_map.shape:
+        height, width = label_map.shape
+        raise ValueError(
+            f"the picture is {image.shape[1]}x{image.shape[0]}, the label map {width}x{height}: "
+            "pass the picture it belongs to"
+        )
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}: choose one from 0 (the picture) to 1 (the colours)")
+    table = colour_table(len(labels))
+    painted = Image.blend(Image.fromarray(image), Image.fromarray(table[label_map]), opacity)
+    scale = (painted.width * painted.height) ** 0.5
+    borders = Image.fromarray(_borders(label_map, max(1, round(scale / 700))))
+    painted.paste((255, 255, 255), mask=borders)
+    if not legend:
+        return painted
+    counts = np.bincount(label_map.ravel(), minlength=len(table))
+    names = dict(enumerate(labels)) | {other_id(len(labels)): other}
+    entries = []
+    for id_ in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist():
+        text = f"{_legible(names.get(id_, 'unknown'), id_)}  {percent(counts[id_] / label_map.size)}"
+        entries.append((tuple(table[id_].tolist()), text))
+    return _with_legend(painted, entries, font_size=max(14, round(scale / 40)))
+
+
+def percent(share: float) -> str:
+    """0.123 to "12.3 %"; what would look like nothing is "< 0.1 %"."""
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+
+
+def _legible(name: str, id_: int) -> str:
+    """The name in what the font can write, at most MAX_NAME characters."""
+    letters = [letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)]
+    text = "".join(letters).encode("ascii", "replace").decode()
+    if not any(letter.isalnum() for letter in text):
+        return f"label {id_}"
+    return text if len(text) <= MAX_NAME else text[: MAX_NAME - 3] + "..."
+
+
+def _borders(label_map: LabelMap, thickness: int) -> NDArray[np.bool_]:
+    """True (H, W) where the label differs from the one to the right or below, grown to so many pixels."""
+    edge = np.zeros(label_map.shape, dtype=np.bool_)
+    edge[:, :-1] = label_map[:, :-1] != label_map[:, 1:]
+    edge[:-1] |= label_map[:-1] != label_map[1:]
+    grown = edge.copy()
+    for step in range(1, thickness):
+        grown[step:] |= edge[:-step]
+        grown[:, step:] |= edge[:, :-step]
+    return grown
+
+
+def _with_legend(
+    picture: Image.Image, entries: Sequence[tuple[tuple[int, ...], str]], font_size: int
+) -> Image.Image:
+    """The picture with these (colour, text) below it on white, columns filled from top to bottom."""
+    font = ImageFont.load_default(font_size)
+    gap = font_size // 2
+    rows_wanted = [(colour, text) for colour, text in entries[:MAX_LEGEND]]
+    if len(entries) > MAX_LEGEND:
+        rows_wanted.append(((255, 255, 255), f"and {len(entries) - MAX_LEGEND} more"))
+    text_width = max(int(font.getlength(text)) + 1 for _, text in rows_wanted)
+    column_width, row_height = gap + font_size + gap + text_width + gap, round(font_size * 1.5)
+    columns = min(len(rows_wanted), max(1, picture.width // column_width))
+    rows = -(-len(rows_wanted) // columns)
+    size = (max(picture.width, columns * column_width), picture.height + rows * row_height + 2 * gap)
+    canvas = Image.new("RGB", size, (255, 255, 255))
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+    for number, (colour, text) in enumerate(rows_wanted):
+        left = number // rows * column_width + gap
+        top = picture.height + gap + number % rows * row_height
+        draw.rectangle(
+            (left, top + row_height // 6, left + font_size, top + row_height // 6 + font_size), fill=colour
+        )
+        draw.text(
+            (left + font_size + gap, top + row_height // 2), text, fill=(0, 0, 0), font=font, anchor="lm"
+        )
+    return canvas

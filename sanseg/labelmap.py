@@ -1,0 +1,149 @@
+"""Proposals and class probabilities to a label map, tile by tile: no tensor of rows x H x W exists.
+
+Q queries, R classifier rows, h w the mask grid, H W the original picture's pixels, P pixels of one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isqrt
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sanseg.images import Geometry
+from sanseg.vocabulary import other_id
+
+TILE_FLOATS = 1 << 24  # of scores at once: 64 MB
+CPU_TILE_SIDE = (
+    32  # pixels; masks hardly vary in so small a tile, so most rows cannot win (see `_contenders`)
+)
+
+
+def label_map(
+    mask_logits_Qhw: Tensor, probabilities_QR: Tensor, row_label: Sequence[int], geometry: Geometry
+) -> tuple[np.ndarray, np.ndarray]:
+    """The label of every pixel of the original picture, and how sure it is (SAN.md, "Answer").
+
+    Mask logits go bilinearly to the padded size, are cropped to the content, and go bilinearly to the
+    original size; row r scores the sum over queries of its probability times sigmoid(mask logit); the best
+    row wins.
+
+    mask_logits_Qhw: any float type, any device. probabilities_QR: without "nothing".
+    row_label: the index of each row's label, or -1 for a distractor.
+    Returns ids (H, W), indices of labels or `other_id`, uint8 with at most 254 labels, else uint16; and the
+    confidence float32 (H, W) in [0, 1], the winner's share of the score of all rows, distractors included.
+    Raises ValueError for shapes that do not agree and for mask logits that are not finite.
+    """
+    masks, p_RQ = _checked(mask_logits_Qhw, probabilities_QR)
+    if len(row_label) != len(p_RQ):
+        raise ValueError(f"{len(row_label)} row labels for {len(p_RQ)} rows: give one for each row")
+    (height, width), total_1Q = geometry.original, p_RQ.sum(0, keepdim=True)
+    down_Hh, across_wW = _weights(masks, geometry)
+    best = torch.empty(height, width, dtype=torch.int32, device=masks.device)
+    share = torch.empty(height, width, device=masks.device)
+    largest = TILE_FLOATS // max(p_RQ.shape)
+    for rows, columns in _tiles(height, width, min(largest, CPU_TILE_SIDE**2) if best.is_cpu else largest):
+        if columns.start == 0:
+            band_Qyw = _band(masks, down_Hh[rows])
+        s_QP = _inside(band_Qyw, across_wW[:, columns]).sigmoid_()
+        likely = _contenders(p_RQ, s_QP)
+        score_P, index_P = (s_QP.T @ p_RQ[likely].T).max(dim=1)  # along memory: dim=0 takes twice as long
+        # The total is zero only where every mask underflows: nothing is known there, and the share is zero.
+        share_P = score_P / (total_1Q @ s_QP)[0].clamp_min(torch.finfo(torch.float32).tiny)
+        tile = (rows.stop - rows.start, columns.stop - columns.start)
+        best[rows, columns] = likely[index_P].view(tile).int()
+        share[rows, columns] = share_P.clamp_max_(1).view(tile)
+    return _ids(row_label)[best.cpu().numpy()], share.cpu().numpy()
+
+
+def score_map(mask_logits_Qhw: Tensor, probabilities_QR: Tensor, geometry: Geometry) -> Tensor:
+    """The score of every row at every pixel, (R, H, W) float32, by the plain formula."""
+    masks, p_RQ = _checked(mask_logits_Qhw, probabilities_QR)
+    padded = F.interpolate(masks[None], size=geometry.padded, mode="bilinear", align_corners=False)
+    content = padded[..., : geometry.content[0], : geometry.content[1]]
+    original_1QHW = F.interpolate(content, size=geometry.original, mode="bilinear", align_corners=False)
+    return torch.einsum("rq,qyx->ryx", p_RQ, original_1QHW[0].sigmoid())
+
+
+def _checked(mask_logits_Qhw: Tensor, probabilities_QR: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask logits (Q, h, w) and probabilities (R, Q), float32 on one device."""
+    if (
+        mask_logits_Qhw.ndim != 3
+        or probabilities_QR.ndim != 2
+        or len(mask_logits_Qhw) != len(probabilities_QR)
+    ):
+        raise ValueError(
+            f"mask logits {tuple(mask_logits_Qhw.shape)} and probabilities {tuple(probabilities_QR.shape)}:"
+            " wanted (Q, h, w) and (Q, R), of one picture"
+        )
+    if not mask_logits_Qhw.isfinite().all():
+        raise ValueError("mask logits hold NaN or infinity: run the model in float32 or bfloat16")
+    masks = mask_logits_Qhw.float()
+    return masks, probabilities_QR.to(masks.device, torch.float32).T.contiguous()
+
+
+def _weights(masks_Qhw: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Both bilinear resizes and the crop, as matrices (H, h) and (w, W).
+
+    They are linear and separable, so what torch does to the columns of the identity says it all.
+    """
+    weights = []
+    for axis in (0, 1):
+        grid = masks_Qhw.shape[1 + axis]
+        eye = torch.eye(grid, device=masks_Qhw.device)[None]
+        padded = F.interpolate(eye, size=geometry.padded[axis], mode="linear", align_corners=False)
+        content = padded[..., : geometry.content[axis]]
+        weights.append(
+            F.interpolate(content, size=geometry.original[axis], mode="linear", align_corners=False)[0]
+        )
+    return weights[0].T, weights[1]
+
+
+def _tiles(height: int, width: int, pixels: int) -> list[tuple[slice, slice]]:
+    """Row and column ranges of at most so many pixels that cover the picture, band by band."""
+    tall = min(height, isqrt(pixels))
+    wide = min(width, pixels)
+    return [
+        (slice(y, min(y + tall, height)), slice(x, min(x + wide, width)))
+        for y in range(0, height, tall)
+        for x in range(0, width, wide)
+    ]
+
+
+def _band(masks_Qhw: Tensor, down_yh: Tensor) -> Tensor:
+    """Mask logits (Q, y, w) at the original's rows y: only the grid's rows that reach them are read."""
+    reach = _reach(down_yh.any(0))
+    return down_yh[:, reach] @ masks_Qhw[:, reach]
+
+
+def _inside(band_Qyw: Tensor, across_wx: Tensor) -> Tensor:
+    """Mask logits (Q, P) of the tile at the original's columns x of a band."""
+    reach = _reach(across_wx.any(1))
+    return (band_Qyw[:, :, reach] @ across_wx[reach]).flatten(1)
+
+
+def _reach(used: Tensor) -> slice:
+    where = used.nonzero()
+    return slice(int(where[0]), int(where[-1]) + 1)
+
+
+def _contenders(p_RQ: Tensor, s_QP: Tensor) -> Tensor:
+    """The rows that could win somewhere in a tile, int64, ascending.
+
+    A row scores at most what it would with every mask at its highest in the tile, at least what it would with
+    every mask at its lowest. A row whose most is below another's least cannot win. The slack covers rounding.
+    """
+    most_R = p_RQ @ s_QP.amax(1)
+    least_R = p_RQ @ s_QP.amin(1)
+    return (most_R * (1 + 1e-4) >= least_R.max()).nonzero()[:, 0]
+
+
+def _ids(row_label: Sequence[int]) -> np.ndarray:
+    """From row to id, uint8 or uint16."""
+    labels = max(row_label) + 1
+    other = other_id(labels)
+    ids = [other if label < 0 else label for label in row_label]
+    return np.array(ids, dtype=np.uint8 if other == 254 else np.uint16)

@@ -1,0 +1,117 @@
+"""CLIP's image tower, and CLIP itself: plain transformers of our own, equal to open_clip's (tested).
+
+B batch, Q queries, N heads, E shared embedding, D width, h w grid, H W pixels, L = 1 + h w tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sanseg.model.config import CLIPConfig
+from sanseg.model.stem import STEMS
+from sanseg.model.text import TextTower
+from sanseg.model.transformer import Block, recognition_mask, resize_position
+
+LAYER_NORM_EPS = 1e-5  # CLIP's; the side adapter's is 1e-6
+
+
+@dataclass(frozen=True)
+class Shallow:
+    """What CLIP's first blocks saw.
+
+    passed: how many blocks.
+    features: {blocks passed: (B, D, h, w)}, without the class token.
+    tokens: (B, 1 + h w, D) after the last of these blocks, class token first.
+    fine: (B, C, h', w') the stem's finer features; None for a stem without.
+    """
+
+    passed: int
+    features: dict[int, Tensor]
+    tokens: Tensor
+    grid: tuple[int, int]
+    fine: Tensor | None
+
+
+class VisionTower(nn.Module):
+    """CLIP's image tower."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        vision = config.vision
+        if vision.stem not in STEMS:
+            raise ValueError(f"stem {vision.stem!r} is unknown: use one of {', '.join(map(repr, STEMS))}")
+        self.config = vision
+        self.stem = STEMS[vision.stem](vision.width, vision.patch)
+        self.class_token = nn.Parameter(torch.zeros(vision.width))
+        self.position = nn.Parameter(0.02 * torch.randn(1 + vision.grid**2, vision.width))
+        self.norm_pre = nn.LayerNorm(vision.width, eps=LAYER_NORM_EPS)
+        self.blocks = nn.ModuleList(
+            Block(vision.width, vision.heads, eps=LAYER_NORM_EPS, quick_gelu=config.quick_gelu)
+            for _ in range(vision.layers)
+        )
+        self.norm_post = nn.LayerNorm(vision.width, eps=LAYER_NORM_EPS)
+        self.projection = nn.Parameter(vision.width**-0.5 * torch.randn(vision.width, config.embed))
+
+    def shallow(self, image_B3HW: Tensor, blocks: int, wanted: Collection[int]) -> Shallow:
+        """The first `blocks` blocks; features after each number of blocks in `wanted` (0: after norm_pre)."""
+        patches_BDhw, fine = self.stem(image_B3HW)
+        return self.shallow_of(patches_BDhw, fine, blocks, wanted)
+
+    def shallow_of(
+        self, patches_BDhw: Tensor, fine: Tensor | None, blocks: int, wanted: Collection[int]
+    ) -> Shallow:
+        """As `shallow`, from what the stem made of the pictures."""
+        B, D, h, w = patches_BDhw.shape
+        tokens = torch.cat(
+            [self.class_token.to(patches_BDhw.dtype).expand(B, 1, D), patches_BDhw.flatten(2).mT], 1
+        )
+        position = resize_position(self.position[1:], self.config.grid, (h, w))
+        tokens = self.norm_pre(tokens + torch.cat([self.position[:1], position]))
+        features = {}
+        for passed in range(blocks + 1):
+            if passed > 0:
+                tokens = self.blocks[passed - 1](tokens)
+            if passed in wanted:
+                features[passed] = tokens[:, 1:].mT.unflatten(2, (h, w))
+        return Shallow(blocks, features, tokens, (h, w), fine)
+
+    def recognise(self, shallow: Shallow, bias_BNQhw: Tensor) -> Tensor:
+        """Region embeddings (B, Q, E), unit length (Sec. 3.3): [SLS] tokens through the remaining blocks.
+
+        bias_BNQhw: on any grid; adaptively max-pooled to CLIP's. [SLS] tokens start as CLIP's class token.
+        """
+        N, Q = bias_BNQhw.shape[1:3]
+        pooled = F.adaptive_max_pool2d(bias_BNQhw.flatten(1, 2), shallow.grid)
+        mask = recognition_mask(torch.unflatten(pooled, 1, (N, Q)))
+        context = shallow.tokens
+        sls_BQD = context[:, :1].expand(-1, Q, -1)
+        blocks = list(self.blocks)[shallow.passed :]
+        for block in blocks:
+            assert isinstance(block, Block)
+            sls_BQD, context = block.beside(sls_BQD, context, mask, last=block is blocks[-1])
+        return self.embed(sls_BQD)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens (..., D) after the last block to unit vectors (..., E) of the space shared with words."""
+        return F.normalize(self.norm_post(tokens) @ self.projection, dim=-1)
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        """Plain CLIP: normalised pictures (B, 3, H, W) to unit vectors (B, E)."""
+        layers = len(self.blocks)
+        return self.embed(self.shallow(image_B3HW, layers, ()).tokens[:, 0])
+
+
+class CLIP(nn.Module):
+    """Both towers and the learned temperature (its logarithm, as CLIP stores it)."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.visual = VisionTower(config)
+        self.text = TextTower(config)
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())

@@ -1,0 +1,181 @@
+"""Configurations: frozen values, one for each published SAN and one for the model in the box.
+
+Legend used in every model file: B batch, Q queries, K labels, N heads of CLIP, E shared embedding,
+D width of CLIP, W width of the side adapter, h w grid, H W pixels, L tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+CLIP_MERGES = 48_894  # the whole of CLIP's merges table: a vocabulary of 49,408 tokens
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """CLIP's image tower: a ViT whose tokens come from one convolution, or from a convolutional stem.
+
+    `grid` is the side of the square grid that the positional embedding was made for.
+    `stem` is "" for CLIP's own patch convolution, else a key of `model.stem.STEMS`.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    patch: int
+    grid: int
+    stem: str = ""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """CLIP's text tower. `merges` is how many rows of CLIP's BPE merges table the tokenizer uses."""
+
+    width: int
+    layers: int
+    heads: int
+    context: int = 77
+    merges: int = CLIP_MERGES
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 2 * 256 + self.merges + 2  # bytes, bytes that end a word, merges, start and end
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Both towers. `quick_gelu`: OpenAI's x * sigmoid(1.702 x) rather than the exact GELU."""
+
+    name: str
+    embed: int
+    vision: VisionConfig
+    text: TextConfig
+    quick_gelu: bool = True
+
+
+@dataclass(frozen=True)
+class SideAdapterConfig:
+    """The side adapter (paper, Sec. 3.2 and Table 7).
+
+    `fusion`: pairs (CLIP blocks passed, side blocks passed) at which CLIP's features are added.
+    `readings`: side blocks after which the decoder reads masks and biases; the last one is the answer,
+    the others are deep supervision.
+    `mask_stride`: pixels per mask logit; below `patch` the decoder adds the stem's features of that stride.
+    """
+
+    width: int = 240
+    layers: int = 8
+    heads: int = 6
+    patch: int = 16
+    grid: int = 40
+    queries: int = 100
+    fusion: tuple[tuple[int, int], ...] = ((0, 0), (3, 1), (6, 2), (9, 3))
+    readings: tuple[int, ...] = (7, 8)
+    hidden: int = 256
+    channels: int = 256
+    mask_stride: int = 16
+
+
+@dataclass(frozen=True)
+class SANConfig:
+    """A whole SAN.
+
+    `split`: CLIP blocks before recognition begins. `clip_scale`: CLIP's picture relative to the adapter's.
+    `short_side`, `long_side`: pixels that a picture is resized to, and the cap on its longer side.
+    `templates`: the prompt set that the classifier was trained with, a key of `model.text.TEMPLATES`.
+    """
+
+    name: str
+    clip: CLIPConfig
+    side: SideAdapterConfig
+    split: int
+    clip_scale: float
+    short_side: int = 640
+    long_side: int = 2560
+    divisor: int = 32
+    templates: str = "vild"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of plain values, as checkpoints store it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SANConfig:
+        """The inverse of `to_dict`, also after a journey through JSON.
+
+        Raises ValueError for fields that are missing or unknown.
+        """
+        try:
+            clip = dict(values["clip"])
+            side = dict(values["side"])
+            clip["vision"] = VisionConfig(**clip["vision"])
+            clip["text"] = TextConfig(**clip["text"])
+            side["fusion"] = tuple((int(a), int(b)) for a, b in side["fusion"])
+            side["readings"] = tuple(side["readings"])
+            fields = {
+                **values,
+                "clip": CLIPConfig(**clip),
+                "side": SideAdapterConfig(**side),
+                "mean": tuple(values["mean"]),
+                "std": tuple(values["std"]),
+            }
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a SAN configuration ({error}): write it with SANConfig.to_dict") from error
+
+
+CLIP_VIT_B16 = CLIPConfig(
+    name="ViT-B-16-quickgelu",
+    embed=512,
+    vision=VisionConfig(width=768, layers=12, heads=12, patch=16, grid=14),
+    text=TextConfig(width=512, layers=12, heads=8),
+)
+CLIP_VIT_L14_336 = CLIPConfig(
+    name="ViT-L-14-336-quickgelu",
+    embed=768,
+    vision=VisionConfig(width=1024, layers=24, heads=16, patch=14, grid=24),
+    text=TextConfig(width=768, layers=12, heads=12),
+)
+SAN_VIT_B16 = SANConfig(
+    name="san-vit-b-16", clip=CLIP_VIT_B16, side=SideAdapterConfig(), split=9, clip_scale=0.5
+)
+SAN_VIT_L14 = SANConfig(
+    name="san-vit-l-14",
+    clip=CLIP_VIT_L14_336,
+    side=replace(SAN_VIT_B16.side, fusion=((0, 0), (6, 1), (12, 2), (18, 3))),
+    split=18,
+    clip_scale=0.7,
+)
+CLIP_MINI = CLIPConfig(
+    name="mini-clip",
+    embed=256,
+    vision=VisionConfig(width=256, layers=4, heads=4, patch=16, grid=20, stem="efficientnet-lite0"),
+    text=TextConfig(width=256, layers=4, heads=4, context=48, merges=12_000),
+)
+SAN_MINI = SANConfig(
+    name="mini",
+    clip=CLIP_MINI,
+    side=SideAdapterConfig(
+        width=192,
+        layers=4,
+        heads=4,
+        grid=20,
+        queries=64,
+        fusion=((0, 0), (1, 1), (2, 2)),
+        readings=(4,),
+        hidden=192,
+        channels=128,
+        mask_stride=8,
+    ),
+    split=2,
+    clip_scale=1.0,
+    short_side=320,
+    long_side=1280,
+    templates="plain",
+)

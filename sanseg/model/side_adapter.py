@@ -1,0 +1,135 @@
+"""The side adapter: a small ViT beside CLIP that proposes masks and tells CLIP where to look (paper, Sec. 3.2).
+
+B batch, Q queries, N heads of CLIP, D width of CLIP, W width of the side adapter, C channels, h w side grid.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sanseg.model.clip import Shallow
+from sanseg.model.config import SANConfig
+from sanseg.model.transformer import Block, resize_position
+
+LAYER_NORM_EPS = 1e-6
+
+
+class MLP(nn.Sequential):
+    """Three linear layers with ReLU between; on pixels a linear layer is a 1x1 convolution."""
+
+    def __init__(self, width: int, hidden: int, out: int) -> None:
+        super().__init__(
+            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out)
+        )
+
+
+class Fusion(nn.Module):
+    """Adds CLIP's features of one block to the patch tokens: channel norm, 1x1 convolution, bilinear resize."""
+
+    def __init__(self, clip_width: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(clip_width, eps=LAYER_NORM_EPS)
+        self.project = nn.Linear(clip_width, width)
+
+    def forward(self, feature_BDhw: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, D, any grid) to (B, h w, W) on the grid `size`."""
+        projected = self.project(self.norm(feature_BDhw.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return F.interpolate(projected, size=size, mode="bilinear", align_corners=False).flatten(2).mT
+
+
+class Decoder(nn.Module):
+    """Queries x pixels: mask logits, and one attention bias for each head of CLIP (Sec. 3.2, Fig. 4)."""
+
+    def __init__(self, config: SANConfig) -> None:
+        super().__init__()
+        side = config.side
+        self.heads = config.clip.vision.heads
+        self.query = MLP(side.width, side.hidden, side.channels)
+        self.pixel = MLP(side.width, side.hidden, side.channels)
+        self.bias = MLP(side.width, side.hidden, self.heads * side.channels)
+        self.bias_scale = nn.Parameter(torch.ones(()))
+        self.bias_offset = nn.Parameter(torch.zeros(()))
+
+    def forward(
+        self, queries_BQW: Tensor, patches_BLW: Tensor, grid: tuple[int, int], pixels_BPW: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mask logits (B, Q, P) of the pixels, biases (B, N, Q, h, w) of the patches."""
+        queries_BQC = self.query(queries_BQW)
+        mask_logits = queries_BQC @ self.pixel(pixels_BPW).mT
+        keys_BNLC = torch.unflatten(self.bias(patches_BLW), 2, (self.heads, -1)).transpose(1, 2)
+        bias_BNQL = queries_BQC[:, None] @ keys_BNLC.mT
+        return mask_logits, torch.unflatten(bias_BNQL * self.bias_scale + self.bias_offset, 3, grid)
+
+
+class SideAdapter(nn.Module):
+    """Query tokens and patch tokens in one ViT that CLIP's features are fused into."""
+
+    def __init__(self, config: SANConfig) -> None:
+        super().__init__()
+        side = config.side
+        self.config = side
+        self.query = nn.Parameter(torch.randn(side.queries, side.width))
+        self.query_position = nn.Parameter(torch.randn(side.queries, side.width))
+        self.position = nn.Parameter(0.02 * torch.randn(side.grid**2, side.width))
+        self.patches = nn.Conv2d(3, side.width, side.patch, side.patch)
+        self.blocks = nn.ModuleList(
+            Block(side.width, side.heads, eps=LAYER_NORM_EPS, quick_gelu=False) for _ in range(side.layers)
+        )
+        self.fusion = nn.ModuleList(Fusion(config.clip.vision.width, side.width) for _ in side.fusion)
+        self.decoder = Decoder(config)
+        if side.mask_stride not in (side.patch, side.patch // 2):
+            raise ValueError(f"mask_stride is {side.mask_stride}: use the patch, {side.patch}, or half of it")
+        self.fine = Fusion(fine_channels(config), side.width) if side.mask_stride < side.patch else None
+
+    def forward(
+        self, image_B3HW: Tensor, shallow: Shallow, *, auxiliary: bool
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Readings (mask logits (B, Q, h', w'), biases (B, N, Q, h, w)), the answer last.
+
+        `auxiliary`: also the earlier readings, which only training uses.
+        """
+        side = self.config
+        patches = self.patches(image_B3HW)
+        B, _, h, w = patches.shape
+        Q = side.queries
+        position = torch.cat([self.query_position, resize_position(self.position, side.grid, (h, w))])
+        x = torch.cat([self.query.to(patches.dtype).expand(B, -1, -1), patches.flatten(2).mT], 1) + position
+        fusion = {into: (module, of) for (of, into), module in zip(side.fusion, self.fusion, strict=True)}
+        readings = []
+        for passed in range(side.layers + 1):
+            if passed > 0:
+                x = self.blocks[passed - 1](x)
+            if passed in fusion:
+                module, of = fusion[passed]
+                x = torch.cat([x[:, :Q], x[:, Q:] + module(shallow.features[of], (h, w))], 1)
+            if passed == side.readings[-1] or (auxiliary and passed in side.readings):
+                readings.append(self._read(x[:, :Q], x[:, Q:], (h, w), shallow))
+            if 0 < passed < side.layers:
+                x = x + position
+        return readings
+
+    def _read(
+        self, queries: Tensor, patches: Tensor, grid: tuple[int, int], shallow: Shallow
+    ) -> tuple[Tensor, Tensor]:
+        size, pixels = grid, patches
+        if self.fine is not None:
+            assert shallow.fine is not None
+            size = (2 * grid[0], 2 * grid[1])
+            coarse = torch.unflatten(patches.mT, 2, grid)
+            pixels = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False).flatten(2).mT
+            pixels = pixels + self.fine(shallow.fine, size)
+        mask_logits, bias = self.decoder(queries, patches, grid, pixels)
+        return torch.unflatten(mask_logits, 2, size), bias
+
+
+def fine_channels(config: SANConfig) -> int:
+    """Channels of the stem's finer features. Raises ValueError for a stem without any."""
+    from sanseg.model.stem import Lite0Stem
+
+    if config.clip.vision.stem != "efficientnet-lite0":
+        raise ValueError(
+            f"mask_stride {config.side.mask_stride} needs a stem with finer features: use the patch"
+        )
+    return Lite0Stem.FINE_CHANNELS

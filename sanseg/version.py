@@ -1,0 +1,3 @@
+"""The one version string."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,78 @@
+"""What every test may use: a tiny random SAN, and the facts that lie beside the project."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sanseg.model.config import CLIPConfig, SANConfig, SideAdapterConfig, TextConfig, VisionConfig
+from sanseg.model.san import SAN
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+TINY = SANConfig(
+    name="tiny",
+    clip=CLIPConfig(
+        name="tiny-clip",
+        embed=24,
+        vision=VisionConfig(width=32, layers=4, heads=4, patch=16, grid=4),
+        text=TextConfig(width=24, layers=2, heads=2, context=77, merges=1_000),
+    ),
+    side=SideAdapterConfig(
+        width=24,
+        layers=4,
+        heads=3,
+        grid=4,
+        queries=7,
+        fusion=((0, 0), (2, 1), (3, 2)),
+        readings=(3, 4),
+        hidden=16,
+        channels=12,
+    ),
+    split=3,
+    clip_scale=0.5,
+    short_side=64,
+    long_side=256,
+)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden numbers, label sets and pictures."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED.name}/ with the golden numbers is not beside the project")
+    return SHARED
+
+
+@pytest.fixture
+def tiny_config() -> SANConfig:
+    return TINY
+
+
+@pytest.fixture
+def tiny_san() -> SAN:
+    """A random SAN that answers in milliseconds, in eval mode, the same each time."""
+    return make_san(TINY)
+
+
+@pytest.fixture
+def tiny_stem_san() -> SAN:
+    """As `tiny_san`, on a convolutional stem with masks at stride 8, as the model in the box has it."""
+    vision = replace(TINY.clip.vision, stem="efficientnet-lite0")
+    config = replace(
+        TINY, clip=replace(TINY.clip, vision=vision), side=replace(TINY.side, mask_stride=8), clip_scale=1.0
+    )
+    return make_san(config)
+
+
+def make_san(config: SANConfig) -> SAN:
+    """A SAN whose every weight is drawn from one seed, zero biases and unit norms included."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        san = SAN(config).eval()
+        for parameter in san.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return san

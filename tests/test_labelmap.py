@@ -1,0 +1,191 @@
+"""Tiles give what the plain formula gives, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sanseg import labelmap
+from sanseg.images import Geometry
+from sanseg.labelmap import label_map, score_map
+
+sides = st.integers(1, 90)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    content = draw(sides), draw(sides)
+    padded = content[0] + draw(st.integers(0, 31)), content[1] + draw(st.integers(0, 31))
+    return Geometry(original=(draw(sides), draw(sides)), content=content, padded=padded)
+
+
+def case(
+    queries: int, rows: int, grid: tuple[int, int], seed: int, sharpness: float = 4
+) -> tuple[torch.Tensor, ...]:
+    """Mask logits (Q, h, w) and probabilities (Q, R) as a network may give them."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = sharpness * torch.randn(queries, *grid, generator=generator)
+    logits = sharpness * torch.randn(queries, rows + 1, generator=generator)
+    return masks, logits.softmax(-1)[:, :-1]
+
+
+def assert_plain(
+    masks: torch.Tensor, probabilities: torch.Tensor, row_label: list[int], geometry: Geometry
+) -> None:
+    """The label map is the plain formula's wherever its best two differ by more than rounding."""
+    ids, confidence = label_map(masks, probabilities, row_label, geometry)
+    scores = score_map(masks, probabilities, geometry)
+    other = 254 if max(row_label) < 254 else 65_534
+    row_ids = np.array([other if label < 0 else label for label in row_label])
+    assert ids.shape == confidence.shape == geometry.original
+    assert (ids.dtype, confidence.dtype) == (np.uint8 if other == 254 else np.uint16, np.float32)
+    best, winner = scores.amax(0).numpy(), scores.argmax(0).numpy()
+    clear = np.sum(scores.numpy() > best * (1 - 1e-5), axis=0) == 1
+    np.testing.assert_array_equal(ids[clear], row_ids[winner][clear])
+    np.testing.assert_allclose(confidence, best / scores.sum(0).numpy(), atol=1e-5)
+    assert confidence.max() <= 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    geometry=geometries(),
+    grid=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    queries=st.integers(1, 9),
+    rows=st.integers(1, 40),
+    sharpness=st.sampled_from([0.1, 2.0, 12.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_equals_the_plain_formula(
+    geometry: Geometry, grid: tuple[int, int], queries: int, rows: int, sharpness: float, seed: int
+) -> None:
+    masks, probabilities = case(queries, rows, grid, seed, sharpness)
+    row_label = [row if row % 3 else -1 for row in range(rows)]
+    row_label[-1] = rows - 1
+    assert_plain(masks, probabilities, row_label, geometry)
+
+
+@pytest.mark.parametrize(
+    ("original", "content", "padded"),
+    [
+        ((1, 1), (64, 64), (64, 64)),
+        ((1, 5000), (1, 256), (32, 256)),
+        ((5000, 1), (256, 1), (256, 32)),
+        ((96, 128), (96, 128), (96, 128)),  # neither padding nor scaling
+        ((30, 40), (240, 320), (256, 320)),
+        ((700, 933), (90, 120), (96, 128)),
+    ],
+)
+def test_equals_the_plain_formula_at_awkward_sizes(
+    original: tuple[int, int], content: tuple[int, int], padded: tuple[int, int]
+) -> None:
+    masks, probabilities = case(20, 30, (padded[0] // 8, padded[1] // 8), seed=1)
+    assert_plain(masks, probabilities, list(range(30)), Geometry(original, content, padded))
+
+
+def test_equals_the_plain_formula_with_more_labels_than_a_byte_holds() -> None:
+    masks, probabilities = case(8, 300, (5, 6), seed=2)
+    assert_plain(masks, probabilities, [-1, *range(299)], Geometry((40, 50), (75, 90), (80, 96)))
+
+
+def test_the_other_id_is_no_label() -> None:
+    masks, probabilities = torch.zeros(1, 2, 2), torch.tensor([[0.1, 0.7]])
+    geometry = Geometry((3, 3), (2, 2), (2, 2))
+    ids, confidence = label_map(masks, probabilities, [0, -1], geometry)
+    assert (ids == 254).all()
+    np.testing.assert_allclose(confidence, 0.7 / 0.8, rtol=1e-6)  # distractors count in the total
+    many = torch.full((1, 256), 1e-3)
+    many[0, 0] = 0.5
+    ids, _ = label_map(masks, many, [-1, *range(255)], geometry)
+    assert (ids == 65_534).all()
+    assert ids.dtype == np.uint16
+
+
+def test_permuted_rows_permute_the_answer() -> None:
+    masks, probabilities = case(10, 12, (6, 8), seed=3)
+    geometry = Geometry((50, 60), (48, 64), (48, 64))
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    plain, share = label_map(masks, probabilities, range(12), geometry)
+    permuted, same_share = label_map(masks, probabilities[:, order], order.tolist(), geometry)
+    np.testing.assert_array_equal(plain, permuted)
+    np.testing.assert_allclose(share, same_share, atol=1e-6)
+
+
+def test_half_precision_masks_are_scored_in_float32() -> None:
+    masks, probabilities = case(10, 12, (6, 8), seed=4)
+    geometry = Geometry((50, 60), (48, 64), (48, 64))
+    half = masks.bfloat16()
+    assert_plain(half, probabilities, list(range(12)), geometry)
+    for got, wanted in zip(
+        label_map(half, probabilities, range(12), geometry),
+        label_map(half.float(), probabilities, range(12), geometry),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_where_all_masks_vanish_nothing_is_sure() -> None:
+    masks = torch.full((3, 2, 2), -200.0)
+    _, confidence = label_map(masks, torch.full((3, 2), 0.3), range(2), Geometry((4, 4), (4, 4), (4, 4)))
+    assert (confidence == 0).all()
+
+
+def test_bad_input_is_refused_with_the_reason() -> None:
+    masks, probabilities = case(4, 5, (3, 3), seed=5)
+    geometry = Geometry((4, 4), (4, 4), (4, 4))
+    with pytest.raises(ValueError, match="4 row labels for 5 rows"):
+        label_map(masks, probabilities, range(4), geometry)
+    with pytest.raises(ValueError, match=r"\(4, 3, 3\) and probabilities \(3, 5\)"):
+        label_map(masks, probabilities[:3], range(5), geometry)
+    masks[0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        label_map(masks, probabilities, range(5), geometry)
+
+
+def test_rows_that_cannot_win_are_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes 847 labels affordable: in a tile most of them are out of the question."""
+    masks, probabilities = case(50, 800, (4, 5), seed=6)
+    kept: list[int] = []
+    contenders = labelmap._contenders
+
+    def counted(p_RQ: torch.Tensor, s_QP: torch.Tensor) -> torch.Tensor:
+        likely = contenders(p_RQ, s_QP)
+        kept.append(len(likely))
+        return likely
+
+    monkeypatch.setattr(labelmap, "_contenders", counted)
+    label_map(masks, probabilities, range(800), Geometry((480, 640), (64, 80), (64, 80)))
+    assert sum(kept) / len(kept) < 80
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the resource module measures memory on Unix only")
+def test_memory_does_not_grow_with_rows_times_pixels() -> None:
+    """2,000 rows on 2 megapixels would be 16 GB as one tensor; the masks at that size alone 800 MB."""
+    program = """
+import resource, torch
+from sanseg.images import Geometry
+from sanseg.labelmap import label_map
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+geometry = Geometry((1250, 1600), (250, 320), (256, 320))
+masks, probabilities = torch.randn(100, 4, 5), torch.randn(100, 2001).softmax(-1)[:, :-1]
+label_map(masks, probabilities[:, :2], range(2), Geometry((64, 64), (64, 64), (64, 64)))
+before = peak()
+label_map(masks, probabilities, range(2000), geometry)
+print((peak() - before) / 1024)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert float(run.stdout) < 200

@@ -1,0 +1,446 @@
+"""Training: the released recipe's steps, frozen weights, and runs that go on as if never stopped."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sanseg.data.datasets import Batch, SegmentationSet
+from sanseg.data.transforms import Augmentation
+from sanseg.losses import Draws, LossConfig, Target
+from sanseg.model.config import (
+    SAN_VIT_B16,
+    SAN_VIT_L14,
+    CLIPConfig,
+    SANConfig,
+    SideAdapterConfig,
+    TextConfig,
+    VisionConfig,
+)
+from sanseg.model.keymaps import from_official, official_name
+from sanseg.model.san import SAN
+from sanseg.model.text import TextEncoder
+from sanseg.train import (
+    Report,
+    TrainConfig,
+    learning_rate,
+    make_optimizer,
+    save_state,
+    step,
+    train,
+    trainable,
+    vocabulary_rows,
+)
+from sanseg.vocabulary import Vocabulary
+from tests.data.test_datasets import stripes, write_set
+
+CASES = ("default", "l14like")
+FAST = TrainConfig(
+    iterations=6,
+    batch=2,
+    lr=1e-3,
+    save_every=3,
+    loss=LossConfig(points=64, answer_weight=1.0, answer_points=64),
+    augmentation=Augmentation(short_side=64, crop=64),
+)
+
+
+class Golden:
+    """One case of the golden data: a small SAN of the official code, and four steps of its training."""
+
+    def __init__(self, folder: Path) -> None:
+        self.told = json.loads((folder / "config.json").read_text())
+        self.train = json.loads((folder / "train.json").read_text())
+        with np.load(folder / "io.npz") as arrays:
+            self.arrays = {name: arrays[name] for name in arrays.files}
+        self.config = self._config()
+        self.san = SAN(self.config)
+        self.san.load_state_dict(from_official(load_file(folder / "model.safetensors"), self.config))
+
+    def _config(self) -> SANConfig:
+        clip, side = self.told["clip_model_cfg"], self.told["MODEL.SIDE_ADAPTER"]
+        vision, text, san = clip["vision_cfg"], clip["text_cfg"], self.told["MODEL.SAN"]
+        bias, vit = side["ATTN_BIAS"], self.told["side_vit"]
+        fusion = [pair.split("->") for pair in side["FUSION_MAP"]]
+        return SANConfig(
+            name=self.told["case"],
+            clip=CLIPConfig(
+                name=self.told["case"],
+                embed=clip["embed_dim"],
+                vision=VisionConfig(
+                    width=vision["width"],
+                    layers=vision["layers"],
+                    heads=vision["width"] // vision["head_width"],
+                    patch=vision["patch_size"],
+                    grid=vision["image_size"] // vision["patch_size"],
+                ),
+                text=TextConfig(width=text["width"], layers=text["layers"], heads=text["heads"]),
+                quick_gelu=clip["quick_gelu"],
+            ),
+            side=SideAdapterConfig(
+                width=vit["embed_dim"],
+                layers=vit["depth"],
+                heads=vit["num_heads"],
+                patch=vit["patch_size"],
+                grid=side["IMAGE_SIZE"] // vit["patch_size"],
+                queries=side["NUM_QUERIES"],
+                fusion=tuple((int(of), int(into)) for of, into in fusion),
+                readings=tuple(side["DEEP_SUPERVISION_IDXS"]),
+                hidden=bias["MLP_CHANNELS"],
+                channels=bias["EMBED_CHANNELS"],
+            ),
+            split=san["FEATURE_LAST_LAYER_IDX"],
+            clip_scale=san["CLIP_RESOLUTION"],
+        )
+
+    def tensor(self, name: str) -> Tensor:
+        return torch.from_numpy(self.arrays[name])
+
+    def batch(self) -> Batch:
+        """Both resized pictures, normalised and padded together."""
+        images = torch.zeros(2, 3, 192, 224)
+        mean, std = (255 * torch.tensor(x).view(3, 1, 1) for x in (self.config.mean, self.config.std))
+        for number in range(2):
+            picture = self.tensor(f"image{number}_resized").permute(2, 0, 1)
+            images[number, :, : picture.shape[1], : picture.shape[2]] = (picture - mean) / std
+        return Batch(("one", "two"), images, torch.zeros(2, 192, 224, dtype=torch.int64), (0, 0))
+
+    def targets(self) -> list[Target]:
+        targets = []
+        for number in range(2):
+            content = self.tensor(f"tgt{number}_masks")
+            masks = torch.zeros(len(content), 192, 224, dtype=torch.bool)
+            masks[:, : content.shape[1], : content.shape[2]] = content
+            known = torch.zeros(192, 224, dtype=torch.int64)
+            targets.append(Target(self.tensor(f"tgt{number}_labels"), masks, known))
+        return targets
+
+    def draws(self) -> list[Draws]:
+        """The points as they were chosen: with importance 0, `extra` is used as it is."""
+        return [
+            Draws(
+                matching=self.tensor(f"train_{reading}_match_points"),
+                oversample=torch.zeros(7, 100, 2),
+                extra=self.tensor(f"train_{reading}_loss_points"),
+                answer=torch.zeros(2, 0),
+            )
+            for reading in ("aux0", "main")
+        ]
+
+    def steps(self, number: int) -> list[Report]:
+        told = self.train["optimizer_steps"]
+        config = TrainConfig(
+            iterations=told["max_iter"],
+            lr=told["base_lr"],
+            power=told["power"],
+            clip=told["clip"],
+            loss=LossConfig(points=100, oversample=1, importance=0),
+        )
+        optimizer = make_optimizer(self.san, config)
+        batch, targets, draws = self.batch(), self.targets(), self.draws()
+        rows = [self.tensor("text_no_bg")]
+        return [
+            step(self.san, optimizer, batch, targets, rows, draws, config, iteration)
+            for iteration in range(number)
+        ]
+
+
+@cache
+def load_golden(folder: Path) -> Golden:
+    return Golden(folder)
+
+
+@pytest.fixture(params=CASES)
+def golden(request: pytest.FixtureRequest, shared: Path) -> Golden:
+    return deepcopy(load_golden(shared / "golden" / request.param))
+
+
+def by_official_name(golden: Golden) -> dict[str, torch.nn.Parameter]:
+    names = trainable(golden.san).items()
+    return {official_name(ours, golden.config.split): parameter for ours, parameter in names}
+
+
+def test_gradients_equal_the_official_ones(golden: Golden) -> None:
+    """Each parameter's gradient after clipping is the official one before, times 0.01 / the total norm."""
+    (report,) = golden.steps(1)
+    assert report.norm == pytest.approx(golden.train["total_grad_norm"], rel=2e-6)
+    clipped = golden.train["optimizer_steps"]["clip"] / report.norm
+    parameters = by_official_name(golden)
+    assert parameters.keys() == golden.train["grad"].keys()
+    stored = 0
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None
+        gradient = parameter.grad / clipped
+        official = golden.train["grad_l2_float64"][name]
+        assert gradient.norm().item() == pytest.approx(official, rel=1e-4), name
+        if f"grad::{name}" in golden.arrays:
+            stored += 1
+            whole = golden.tensor(f"grad::{name}").reshape(gradient.shape)
+            assert (gradient - whole).norm() <= 1e-4 * whole.norm(), name
+    assert stored == 26
+
+
+def test_four_steps_equal_the_official_ones(golden: Golden) -> None:
+    before = {name: parameter.detach().clone() for name, parameter in by_official_name(golden).items()}
+    told = golden.train["optimizer_steps"]
+    for report, official in zip(golden.steps(4), told["steps"], strict=True):
+        assert report.total == pytest.approx(official["total"], rel=1e-5)
+        for suffix, losses in zip(("_0", ""), report.losses, strict=True):
+            weighted = 2 * losses.classification, 5 * losses.mask, 5 * losses.dice
+            wanted = [official["losses"][f"loss_{name}{suffix}"] for name in ("ce", "mask", "dice")]
+            assert [loss.item() for loss in weighted] == pytest.approx(wanted, rel=2e-5)
+    for name, parameter in by_official_name(golden).items():
+        norm, change = told["param_final_norm_and_change_norm"][name]
+        assert parameter.norm().item() == pytest.approx(norm, rel=3e-5), name
+        assert (parameter - before[name]).norm().item() == pytest.approx(change, rel=5e-4), name
+
+
+@pytest.mark.parametrize(
+    ("config", "key"), [(SAN_VIT_B16, "san_vit_b_16"), (SAN_VIT_L14, "san_vit_large_14")]
+)
+def test_optimizer_and_schedule_are_the_released_ones(shared: Path, config: SANConfig, key: str) -> None:
+    told = json.loads((shared / "golden" / "optim_schedule.json").read_text())[key]
+    with torch.device("meta"):
+        san = SAN(config)
+    recipe = TrainConfig()
+    assert (recipe.iterations, recipe.batch) == (told["max_iter"], told["ims_per_batch"])
+    assert recipe.clip == 0.01
+    for iteration, rate in told["lr_at_iteration"].items():
+        assert learning_rate(int(iteration), recipe) == pytest.approx(rate, rel=1e-9)
+    names = {id(parameter): official_name(name, config.split) for name, parameter in trainable(san).items()}
+    ours = {
+        names[id(parameter)]: [group[key] for key in ("lr", "weight_decay", "betas", "eps")]
+        for group in make_optimizer(san, recipe).param_groups
+        for parameter in group["params"]
+    }
+    assert ours == {
+        group["name"]: [group["lr"], group["weight_decay"], tuple(group["betas"]), group["eps"]]
+        for group in told["param_groups"]
+    }
+
+
+def test_warm_up_rises_to_the_schedule() -> None:
+    config = TrainConfig(iterations=100, lr=1.0, warmup=10)
+    cold = replace(config, warmup=0)
+    rates = [learning_rate(iteration, config) for iteration in range(20)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:] == [learning_rate(iteration, cold) for iteration in range(10, 20)]
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> list[SegmentationSet]:
+    large = stripes().repeat(6, 0).repeat(6, 1)
+    only_other = np.full_like(large, 254)
+    pets = {"p0": large, "p1": large.T.copy(), "p2": only_other}
+    plants = {f"q{number}": np.roll(large, 13 * number, 0) for number in range(2)}
+    pets_folder = write_set(tmp_path / "pets", pets, ["cat | kitten", "dog", "horse"], other=254)
+    plants_folder = write_set(tmp_path / "plants", plants, ["fern", "oak"], other=254)
+    return [SegmentationSet.open(pets_folder), SegmentationSet.open(plants_folder)]
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The log without what a clock says."""
+    told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in told]
+
+
+def test_frozen_is_frozen_and_the_rest_trains(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
+) -> None:
+    before = deepcopy(tiny_san.state_dict())
+    train(tiny_san, sets, FAST, tmp_path / "run", quiet=True)
+    after = tiny_san.state_dict()
+    changed = {name for name in before if before[name].numpy().tobytes() != after[name].numpy().tobytes()}
+    assert changed == set(tiny_san.trained())
+    assert "clip.visual.position" in changed
+    assert not any(name.startswith("clip.") and name != "clip.visual.position" for name in changed)
+
+
+def test_recognition_teaches_the_bias_through_frozen_blocks(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
+) -> None:
+    """With the class loss alone only recognition has a say: its gradient passes CLIP's deep blocks."""
+    alone = LossConfig(points=64, mask_weight=0, dice_weight=0)
+    train(tiny_san, sets, replace(FAST, iterations=1, loss=alone), tmp_path / "run", quiet=True)
+    for parameter in (*tiny_san.side_adapter.decoder.bias.parameters(), tiny_san.nothing):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0
+    deep = dict(tiny_san.named_parameters())["clip.visual.blocks.3.qkv.weight"]
+    assert deep.grad is None
+
+
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
+) -> None:
+    """It dies after iteration 5, having saved after 3; the second start repeats 3 and 4, and finishes."""
+    other_san = deepcopy(tiny_san)
+    train(tiny_san, sets, FAST, tmp_path / "whole", quiet=True)
+
+    def die(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(other_san, sets, FAST, tmp_path / "cut", quiet=True, saved=die)
+    assert len(lines(tmp_path / "cut")) == 3
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as log:
+        log.write('{"iteration": 3}\n{"itera')
+    with torch.no_grad():  # nothing but the saved state may count
+        for parameter in other_san.trained().values():
+            parameter.zero_()
+    torch.manual_seed(99)
+    saved: list[int] = []
+    train(other_san, sets, FAST, tmp_path / "cut", quiet=True, saved=saved.append)
+    assert saved == [6]
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    for name, tensor in tiny_san.state_dict().items():
+        assert tensor.equal(other_san.state_dict()[name]), name
+
+
+def test_workers_change_nothing(tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path) -> None:
+    other_san = deepcopy(tiny_san)
+    train(tiny_san, sets, replace(FAST, iterations=3), tmp_path / "none", quiet=True)
+    train(other_san, sets, replace(FAST, iterations=3, workers=2), tmp_path / "two", quiet=True)
+    assert lines(tmp_path / "none") == lines(tmp_path / "two")
+
+
+def test_seeds_differ(tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path) -> None:
+    other_san = deepcopy(tiny_san)
+    train(tiny_san, sets, replace(FAST, iterations=1), tmp_path / "0", quiet=True)
+    train(other_san, sets, replace(FAST, iterations=1, seed=1), tmp_path / "1", quiet=True)
+    assert lines(tmp_path / "0")[0]["loss"] != lines(tmp_path / "1")[0]["loss"]
+
+
+def test_the_state_of_another_run_is_refused(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
+) -> None:
+    train(tiny_san, sets, replace(FAST, iterations=3), tmp_path, quiet=True)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"another run \(iterations 3, now 6; lr 0.001, now 0.5\)"):
+        train(tiny_san, sets, replace(FAST, lr=0.5), tmp_path, quiet=True)
+    with pytest.raises(ValueError, match=r"another run \(sets"):
+        train(tiny_san, sets[:1], replace(FAST, iterations=3), tmp_path, quiet=True)
+    tiny_san.nothing.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"another run .*the trained parameters"):
+        train(tiny_san, sets, replace(FAST, iterations=3), tmp_path, quiet=True)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    state = tmp_path / "state.safetensors"
+    save_file({}, state)
+    with pytest.raises(ValueError, match="is not the state of a run"):
+        train(tiny_san, sets, FAST, tmp_path, quiet=True)
+    state.write_bytes(state.read_bytes()[:5])
+    with pytest.raises(ValueError, match="is not the state of a run"):
+        train(tiny_san, sets, FAST, tmp_path, quiet=True)
+
+
+def test_a_failed_save_keeps_the_old_state(
+    tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.safetensors"
+    optimizer = make_optimizer(tiny_san, FAST)
+    save_state(path, tiny_san, optimizer, {}, 1)
+    before = path.read_bytes()
+
+    def full(tensors: object, target: Path, metadata: object) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sanseg.train.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(path, tiny_san, optimizer, {}, 2)
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        tiny_san.nothing.fill_(float("nan"))
+    before = deepcopy(tiny_san.state_dict())
+    with pytest.raises(FloatingPointError, match=r"iteration 0: the loss is nan.*(pets|plants)/..: look at"):
+        train(tiny_san, sets, replace(FAST, batch=1), tmp_path, quiet=True)
+    after = tiny_san.state_dict()
+    assert all(before[name].equal(after[name]) for name in before if name != "nothing")
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+def test_bfloat16_trains_almost_alike(tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path) -> None:
+    other_san = deepcopy(tiny_san)
+    train(tiny_san, sets, replace(FAST, iterations=2), tmp_path / "full", quiet=True)
+    train(other_san, sets, replace(FAST, iterations=2, dtype="bfloat16"), tmp_path / "half", quiet=True)
+    full, half = ([line["loss"] for line in lines(tmp_path / name)] for name in ("full", "half"))
+    assert half != full
+    assert half == pytest.approx(full, rel=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in other_san.parameters())
+
+
+def test_training_learns(tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path) -> None:
+    """Two pictures, each split into a dark and a bright half, as they are."""
+    halves = stripes(values=(0, 1)).repeat(6, 0).repeat(8, 1)
+    folder = write_set(tmp_path / "halves", {"a": halves, "b": 1 - halves}, ["night", "day"])
+    for stem, mask in (("a", halves), ("b", 1 - halves)):
+        Image.fromarray(mask * 200).convert("RGB").save(folder / "images" / f"{stem}.png")
+    as_they_are = Augmentation(short_side=64, crop=64, scale=(1, 1), flip=0, colour=0)
+    config = replace(FAST, iterations=60, lr=1e-2, clip=1.0, augmentation=as_they_are, save_every=60)
+    train(tiny_san, [SegmentationSet.open(folder)], config, tmp_path / "run", quiet=True)
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_what_is_logged(tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path) -> None:
+    train(tiny_san, sets, replace(FAST, iterations=2), tmp_path, quiet=True)
+    first, second = lines(tmp_path)
+    assert [first["iteration"], second["iteration"]] == [0, 1]
+    assert [first["lr"], second["lr"]] == [1e-3, learning_rate(1, replace(FAST, iterations=2))]
+    config = FAST.loss
+    weights = {
+        "classification": config.class_weight,
+        "mask": config.mask_weight,
+        "dice": config.dice_weight,
+        "answer": config.answer_weight,
+    }
+    assert all(len(first[name]) == 2 for name in weights), "two readings"
+    total = sum(weight * sum(first[name]) for name, weight in weights.items())
+    assert first["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_progress_goes_to_stderr_only_when_wanted(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = replace(FAST, iterations=1)
+    train(tiny_san, sets, one, tmp_path / "quiet", quiet=True)
+    assert capsys.readouterr() == ("", "")
+    train(tiny_san, sets, one, tmp_path / "shown")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "training" in err
+
+
+def test_synonyms_share_a_row(tiny_san: SAN) -> None:
+    encoder = TextEncoder(tiny_san.clip.text)
+    rows = vocabulary_rows(encoder, Vocabulary((("cat", "kitten"), ("dog",))), "plain")
+    cat, kitten, dog = encoder(["cat", "kitten", "dog"], "plain")
+    torch.testing.assert_close(rows[0], (cat + kitten) / (cat + kitten).norm())
+    torch.testing.assert_close(rows[1], dog)
+
+
+def test_impossible_settings_are_refused(tiny_san: SAN) -> None:
+    with pytest.raises(ValueError, match="dtype 'float8' is unknown: use one of float32, bfloat16"):
+        TrainConfig(dtype="float8")
+    with pytest.raises(ValueError, match="batch is 0: give at least 1"):
+        TrainConfig(batch=0)
+    tiny_san.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"call san\.freeze"):
+        make_optimizer(tiny_san, FAST)
