@@ -8,23 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sanseg.data.datasets import SegmentationSet
+from sanseg.data.datasets import IndexMap, SegmentationSet
 from sanseg.vocabulary import Vocabulary
 
 Counts = NDArray[np.int64]
-LabelMap = NDArray[np.unsignedinteger[Any]]
 
 
 class Answer(Protocol):
     """What of a `Segmentation` is evaluated."""
 
     @property
-    def label_map(self) -> LabelMap: ...
+    def label_map(self) -> IndexMap: ...
 
 
 class Answers(Protocol):
@@ -33,7 +32,7 @@ class Answers(Protocol):
     def __call__(self, image: NDArray[np.uint8], vocabulary: Vocabulary, *, other: None) -> Answer: ...
 
 
-def confusion(prediction_HW: LabelMap, truth_HW: LabelMap, labels: int) -> Counts:
+def confusion(prediction_HW: IndexMap, truth_HW: IndexMap, labels: int) -> Counts:
     """Pixels by what was predicted and what is there: int64 (K + 1, K), rows are predictions.
 
     Both maps hold indices into `labels` labels. Where the truth is anything else (other, unknown) a pixel is
@@ -103,7 +102,7 @@ class Metrics:
 
 
 def evaluate(
-    predict: Callable[[NDArray[np.uint8], Vocabulary], LabelMap],
+    predict: Callable[[NDArray[np.uint8], Vocabulary], IndexMap],
     dataset: SegmentationSet,
     progress: Callable[[int], None] | None = None,
 ) -> Metrics:

@@ -265,7 +265,7 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(
             f"the picture's floats span {low:.4g}..{high:.4g}, wanted 0..1: scale them, or pass uint8"
         )
-    return (array.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return (array.astype(np.float32) * 255 + 0.5).astype(np.uint8)
 
 
 @dataclass(frozen=True)

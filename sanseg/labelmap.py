@@ -105,7 +105,7 @@ def _weights(masks_Qhw: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
 def _tiles(height: int, width: int, pixels: int) -> list[tuple[slice, slice]]:
     """Row and column ranges of at most so many pixels that cover the picture, band by band."""
     tall = min(height, isqrt(pixels))
-    wide = min(width, pixels)
+    wide = min(width, pixels // tall)
     return [
         (slice(y, min(y + tall, height)), slice(x, min(x + wide, width)))
         for y in range(0, height, tall)

@@ -241,8 +241,6 @@ def _matched_mask_losses(
     for masks_Qhw, target, unknown_HW, (queries, rows) in zip(
         masks_BQhw, targets, unknowns, matches, strict=True
     ):
-        if len(queries) == 0:
-            continue
         these = slice(start, start := start + len(queries))
         logits_Nhw = masks_Qhw[queries]
         points = important_points(logits_Nhw, unknown_HW, draws.oversample[these], draws.extra[these], config)
@@ -313,8 +311,6 @@ def answer_loss(
 
 def sample_points(maps_NChw: Tensor, points_NP2: Tensor) -> Tensor:
     """Bilinear values (N, C, P) of the maps at the points; zero beyond their border (align_corners False)."""
-    if maps_NChw.shape[1] == 0:
-        return maps_NChw.new_zeros(len(maps_NChw), 0, points_NP2.shape[1])
     return F.grid_sample(maps_NChw, 2 * points_NP2[:, None] - 1, align_corners=False)[:, :, 0]
 
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from sanseg.data.datasets import Batch, SegmentationSet, Stream
+from sanseg.data.datasets import SegmentationSet
+from sanseg.data.stream import Batch, Stream
 from sanseg.data.transforms import Augmentation
 from sanseg.losses import Draws, LossConfig, Losses, Target, count_masks, reading_losses
 from sanseg.model.checkpoint import replacing
@@ -56,7 +57,7 @@ class TrainConfig:
     `warmup`: iterations over which the learning rate rises linearly first.
     `dtype`: a key of DTYPES, what the network computes in; weights and losses are float32.
     `workers`: processes that load pictures, 0 for none. `save_every`: iterations.
-    `repeats`: how often an epoch shows each set (`data.datasets.Stream`); empty is once each.
+    `repeats`: how often an epoch shows each set (`data.stream.Stream`); empty is once each.
     """
 
     iterations: int = 60_000

@@ -14,6 +14,8 @@ from PIL import Image
 
 from sanseg.data.datasets import SegmentationSet
 from sanseg.evaluate import Metrics, confusion, evaluate, evaluate_folder
+from sanseg.model.san import SAN
+from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
 
 
@@ -120,3 +122,15 @@ def test_a_segmenter_is_asked_without_distractors(folder: Path) -> None:
 
     assert evaluate_folder(segmenter, folder, "val").pacc == 50
     assert others == [None, None]
+
+
+def test_a_real_segmenter_is_evaluated(tiny_san: SAN, folder: Path) -> None:
+    """Whatever a random model says, each labelled pixel gets one of the labels."""
+    dataset = SegmentationSet.open(folder, "val")
+    segmenter = Segmenter(tiny_san)
+    metrics = evaluate_folder(segmenter, folder)
+    answers = [
+        segmenter(dataset[index].image, dataset.vocabulary, other=None).label_map for index in range(2)
+    ]
+    right = sum((answer == dataset[index].index_map).sum() for index, answer in enumerate(answers))
+    assert metrics.pacc == pytest.approx(100 * right / (2 * 4 * 8))

@@ -60,7 +60,7 @@ def test_every_source_gives_the_same_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(data)
     chw = torch.from_numpy(pixels).permute(2, 0, 1)
-    sources = [
+    sources: list[ImageSource] = [
         path,
         str(path),
         data,
@@ -155,8 +155,10 @@ def test_exif_orientation_is_applied() -> None:
 
 
 def test_unreadable_exif_leaves_the_picture_as_stored() -> None:
-    data = encode(Image.fromarray(picture()), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 30)
-    assert read_image(data).shape == (6, 9, 3)
+    data = encode(Image.fromarray(picture()), exif=b"Exif\0\0no TIFF header at all")
+    with pytest.raises(SyntaxError):
+        Image.open(io.BytesIO(data)).getexif()  # the premise
+    np.testing.assert_array_equal(read_image(data), picture())
 
 
 def test_alpha_is_composited_on_white() -> None:
@@ -298,6 +300,7 @@ def test_arrays_that_are_no_picture_are_refused() -> None:
     refuses(np.array([[0, 200.0]]), "0..200, wanted 0..1: scale")
     refuses(np.array([[-0.5, 1]]), "-0.5..1")
     refuses(np.zeros((2, 2), np.int64), "int64.*uint8")
+    refuses(np.zeros((2, 2), np.uint32), "uint32.*uint8")
     refuses(np.zeros((2, 2), complex), "complex128")
     refuses(np.zeros((3, 2, 2, 3), np.uint8), r"\(3, 2, 2, 3\).*one picture")
     refuses(np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\)")
@@ -313,6 +316,14 @@ def test_floats_may_overstep_by_rounding() -> None:
 
 
 # Manners
+
+
+def test_formats_that_pillow_loads_late_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Image.fromarray(picture()), "WEBP", lossless=True)
+    late = dict(Image.OPEN)
+    monkeypatch.setattr(Image, "OPEN", {"PNG": late["PNG"]})  # as in a fresh process
+    monkeypatch.setattr(Image, "init", lambda: Image.OPEN.update(late))
+    np.testing.assert_array_equal(read_image(data), picture())
 
 
 def test_pillow_warnings_stay_inside_from_many_threads() -> None:
@@ -431,6 +442,7 @@ def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b.jpg", "a.PNG", "deep/er/c.webp", "notes.txt", ".hidden.jpg", ".cache/d.jpg", "x[1].jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
     monkeypatch.chdir(tmp_path)
 
     def names(*paths: str | Path) -> list[str]:

@@ -137,6 +137,30 @@ def test_where_all_masks_vanish_nothing_is_sure() -> None:
     assert (confidence == 0).all()
 
 
+def test_confidence_is_at_most_one_even_by_rounding() -> None:
+    """Two halves, each of one row that takes all: the winner and the total are added up in different order."""
+    masks, _ = case(60, 30, (1, 2), seed=7)
+    masks[:30, :, 1] -= 110
+    masks[30:, :, 0] -= 110
+    probabilities = torch.rand(60, 30, generator=torch.Generator().manual_seed(7))
+    probabilities[:30, 1:] = 0
+    probabilities[30:, 0] = 0
+    probabilities[30:, 2:] *= 1e-12
+    geometry = Geometry((32, 32), (32, 32), (32, 32))
+    _, confidence = label_map(masks, probabilities, range(30), geometry)
+    np.testing.assert_allclose(confidence[:, [0, -1]], 1, atol=1e-5)
+    assert confidence.max() <= 1
+
+
+@given(height=st.integers(1, 200), width=st.integers(1, 200), pixels=st.integers(1, 3000))
+def test_tiles_are_small_and_cover_each_pixel_once(height: int, width: int, pixels: int) -> None:
+    covered = np.zeros((height, width), int)
+    for tile in labelmap._tiles(height, width, pixels):
+        covered[tile] += 1
+        assert covered[tile].size <= pixels
+    assert (covered == 1).all()
+
+
 def test_bad_input_is_refused_with_the_reason() -> None:
     masks, probabilities = case(4, 5, (3, 3), seed=5)
     geometry = Geometry((4, 4), (4, 4), (4, 4))

@@ -258,6 +258,15 @@ def test_confident_right_masks_cost_nothing() -> None:
     assert dice.min() > 0.5
 
 
+def test_mask_losses_are_means_over_known_points() -> None:
+    """Constant logits, three quarters of the picture known: the cross-entropy is that of a known point."""
+    target = a_target()
+    points = torch.rand(1, 500, 2, generator=torch.Generator().manual_seed(0))
+    empty = torch.zeros(1, 16, 16, dtype=torch.bool)
+    bce, _ = mask_losses(torch.full((1, 8, 8), -2.0), empty, target.unknown(3), points * 0.8 + 0.1)
+    assert bce.item() == pytest.approx(np.log1p(np.exp(-2)), rel=1e-5)
+
+
 def test_points_beyond_the_border_read_zero() -> None:
     values = sample_points(torch.ones(1, 2, 4, 4), torch.tensor([[[0.5, 0.5], [1.5, 0.5]]]))
     assert values.tolist() == [[[1, 0], [1, 0]]]

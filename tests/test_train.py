@@ -16,9 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sanseg.data.datasets import Batch, SegmentationSet
+from sanseg.data.datasets import SegmentationSet
+from sanseg.data.stream import Batch
 from sanseg.data.transforms import Augmentation
 from sanseg.losses import Draws, LossConfig, Target
+from sanseg.model.checkpoint import read_head
 from sanseg.model.config import (
     SAN_VIT_B16,
     SAN_VIT_L14,
@@ -138,15 +140,17 @@ class Golden:
             for reading in ("aux0", "main")
         ]
 
-    def steps(self, number: int) -> list[Report]:
+    def recipe(self) -> TrainConfig:
         told = self.train["optimizer_steps"]
-        config = TrainConfig(
+        return TrainConfig(
             iterations=told["max_iter"],
             lr=told["base_lr"],
             power=told["power"],
             clip=told["clip"],
             loss=LossConfig(points=100, oversample=1, importance=0),
         )
+
+    def steps(self, number: int, config: TrainConfig) -> list[Report]:
         optimizer = make_optimizer(self.san, config)
         batch, targets, draws = self.batch(), self.targets(), self.draws()
         rows = [self.tensor("text_no_bg")]
@@ -173,7 +177,7 @@ def by_official_name(golden: Golden) -> dict[str, torch.nn.Parameter]:
 
 def test_gradients_equal_the_official_ones(golden: Golden) -> None:
     """Each parameter's gradient after clipping is the official one before, times 0.01 / the total norm."""
-    (report,) = golden.steps(1)
+    (report,) = golden.steps(1, golden.recipe())
     assert report.norm == pytest.approx(golden.train["total_grad_norm"], rel=2e-6)
     clipped = golden.train["optimizer_steps"]["clip"] / report.norm
     parameters = by_official_name(golden)
@@ -194,7 +198,7 @@ def test_gradients_equal_the_official_ones(golden: Golden) -> None:
 def test_four_steps_equal_the_official_ones(golden: Golden) -> None:
     before = {name: parameter.detach().clone() for name, parameter in by_official_name(golden).items()}
     told = golden.train["optimizer_steps"]
-    for report, official in zip(golden.steps(4), told["steps"], strict=True):
+    for report, official in zip(golden.steps(4, golden.recipe()), told["steps"], strict=True):
         assert report.total == pytest.approx(official["total"], rel=1e-5)
         for suffix, losses in zip(("_0", ""), report.losses, strict=True):
             weighted = 2 * losses.classification, 5 * losses.mask, 5 * losses.dice
@@ -204,6 +208,28 @@ def test_four_steps_equal_the_official_ones(golden: Golden) -> None:
         norm, change = told["param_final_norm_and_change_norm"][name]
         assert parameter.norm().item() == pytest.approx(norm, rel=3e-5), name
         assert (parameter - before[name]).norm().item() == pytest.approx(change, rel=5e-4), name
+
+
+def test_each_step_has_a_gradient_of_its_own(golden: Golden) -> None:
+    one, two = golden.steps(2, replace(golden.recipe(), lr=0, clip=1e9))
+    assert one.total == two.total
+    assert one.norm == two.norm
+
+
+def test_each_picture_is_scored_against_its_own_sets_labels(golden: Golden) -> None:
+    """The second picture's set has the same labels in another order: nothing changes."""
+    (together,) = deepcopy(golden).steps(1, golden.recipe())
+    rows = golden.tensor("text_no_bg")
+    order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
+    one, two = golden.targets()
+    two = replace(two, labels=order.argsort()[two.labels])
+    batch = replace(golden.batch(), sources=(0, 1))
+    optimizer = make_optimizer(golden.san, golden.recipe())
+    apart = step(
+        golden.san, optimizer, batch, [one, two], [rows, rows[order]], golden.draws(), golden.recipe(), 0
+    )
+    assert apart.total == pytest.approx(together.total, rel=1e-6)
+    assert apart.norm == pytest.approx(together.norm, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -256,14 +282,16 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in told]
 
 
+@pytest.mark.parametrize("kind", ["tiny_san", "tiny_stem_san"])
 def test_frozen_is_frozen_and_the_rest_trains(
-    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, sets: list[SegmentationSet], tmp_path: Path
 ) -> None:
-    before = deepcopy(tiny_san.state_dict())
-    train(tiny_san, sets, FAST, tmp_path / "run", quiet=True)
-    after = tiny_san.state_dict()
+    san: SAN = request.getfixturevalue(kind)
+    before = deepcopy(san.state_dict())
+    train(san, sets, replace(FAST, iterations=2), tmp_path / "run", quiet=True)
+    after = san.state_dict()
     changed = {name for name in before if before[name].numpy().tobytes() != after[name].numpy().tobytes()}
-    assert changed == set(tiny_san.trained())
+    assert changed == set(san.trained())
     assert "clip.visual.position" in changed
     assert not any(name.startswith("clip.") and name != "clip.visual.position" for name in changed)
 
@@ -303,6 +331,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     saved: list[int] = []
     train(other_san, sets, FAST, tmp_path / "cut", quiet=True, saved=saved.append)
     assert saved == [6]
+    assert read_head(tmp_path / "cut" / "adapter.safetensors").kind == "adapter"
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
     for name, tensor in tiny_san.state_dict().items():
         assert tensor.equal(other_san.state_dict()[name]), name

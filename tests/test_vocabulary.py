@@ -45,6 +45,7 @@ def test_commas_belong_to_names_in_lists_and_files(tmp_path: Path) -> None:
         "\ufeffsky\ncafé | coffee shop",
         "sky\r\ncafé|coffee shop\r\n\r\n\n",
         "sky\rcafe\u0301 | coffee\tshop",
+        "sky\ncafé | coffee\u2028shop",
     ],
 )
 def test_a_file_may_come_from_any_editor(tmp_path: Path, contents: str) -> None:
@@ -184,6 +185,7 @@ def test_a_list_replaces_the_rivals() -> None:
         ("cat food", {"food"}, {"cat"}),
         ("group of people", {"person"}, {"dog"}),
         ("hot dog", {"food"}, {"dog", "animal"}),  # unless the whole is known
+        ("chest of drawers", {"cabinet", "furniture"}, {"person"}),
         ("teddy-bear", {"toy"}, {"animal"}),
         ("vegetation | tree", {"tree", "plant", "grass"}, {"sky"}),
         ("street", {"road", "ground"}, {"sidewalk"}),

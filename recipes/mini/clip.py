@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from stem_weights import Lite0Head, load_stem
 from torch import Tensor, nn
 
-from sanseg.data.datasets import Batch, Example, SegmentationSet, Stream
+from sanseg.data.datasets import SegmentationSet
+from sanseg.data.stream import Batch, Example, Stream
 from sanseg.data.transforms import Augmentation, augment, to_tensors
 from sanseg.images import read_image
 from sanseg.model.clip import VisionTower
@@ -212,9 +213,9 @@ def main() -> None:
     )
     for name in ("--data", "--lite0", "--run"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--photos", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--photos", type=int, default=8)
     options = parser.parse_args()
     torch.manual_seed(0)
     rows = name_rows(options.run / "text_targets.pt")

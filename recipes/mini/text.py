@@ -155,7 +155,7 @@ def main() -> None:
     )
     for name in ("--data", "--minilm", "--wordnet", "--run"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=512)
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as colour
 
-IndexMap = NDArray[np.unsignedinteger[Any]]
+from sanseg.data.datasets import IndexMap
 
 
 @dataclass(frozen=True)

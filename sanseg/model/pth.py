@@ -45,6 +45,7 @@ _DAMAGE = (
     EOFError,
     LookupError,
     MemoryError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -80,6 +81,9 @@ class _Placeholder:
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
+
+    def __call__(self, *args: object, **kwargs: object) -> _Placeholder:
+        return self
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -125,19 +129,19 @@ def read_pth(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises ValueError for a file that is damaged, that would unpack to more than its own size, or that holds
     no tensors by name; FileNotFoundError where there is none.
     """
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            room = _room(archive, path.stat().st_size)
-            folder = _folder(archive)
-            content = _Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl"))).load()
-            state = dict(_tensors(archive, folder, content, room))
-    except _DAMAGE as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"{path} is not a whole checkpoint of torch.save ({reason}):"
-            " get it again, or save it again with torch 1.6 or later"
-        ) from error
+    with Path(path).open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                room = _room(archive, os.fstat(file.fileno()).st_size)
+                folder = _folder(archive)
+                content = _Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl"))).load()
+                state = dict(_tensors(archive, folder, content, room))
+        except _DAMAGE as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"{path} is not a whole checkpoint of torch.save ({reason}):"
+                " get it again, or save it again with torch 1.6 or later"
+            ) from error
     if not state:
         raise ValueError(
             f"{path} holds no tensors by name: wanted a state dict, alone or as its entry 'model'"

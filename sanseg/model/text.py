@@ -93,7 +93,9 @@ class TextEncoder:
         if templates not in TEMPLATES:
             raise ValueError(f"template set {templates!r} is unknown: use one of {', '.join(TEMPLATES)}")
         keys = {name: (self.fingerprint, templates, name) for name in names}
-        found = self.cache.get(list(keys.values())) if self.cache else {}
+        known = self.cache.get(list(keys.values())) if self.cache else {}
+        width = self.tower.projection.shape[1]
+        found = {key: row for key, row in known.items() if row.shape == (width,)}
         missing = [name for name, key in keys.items() if key not in found]
         at_once = max(1, PROMPTS_AT_ONCE // len(TEMPLATES[templates]))
         missing.sort(key=len)  # names of like length share a batch without padding it
@@ -108,7 +110,7 @@ class TextEncoder:
                 progress(len(some))
         device = self.tower.position.device
         if not names:
-            return torch.empty(0, self.tower.projection.shape[1], device=device)
+            return torch.empty(0, width, device=device)
         return torch.stack([found[keys[name]] for name in names]).to(device)
 
     @torch.inference_mode()

@@ -84,6 +84,8 @@ def test_colour_changes_the_picture_as_the_generator_says() -> None:
     slightly = distort_colour(image, 0.1, rng(1))
     distance = [np.abs(one.astype(int) - image).mean() for one in (slightly, changed[0])]
     assert 0 < distance[0] < distance[1]
+    left_alone = [(distort_colour(image, 1.0, rng(seed)) == image).all() for seed in range(100)]
+    assert 0 < sum(left_alone) < 20, "one in sixteen"
 
 
 def test_tensors_are_normalised_then_padded() -> None:

@@ -196,3 +196,12 @@ def test_cache_folder_is_the_environments(tmp_path: Path, monkeypatch: pytest.Mo
     assert download.cache_folder() == tmp_path
     monkeypatch.delenv("SANSEG_CACHE")
     assert download.cache_folder().name == "sanseg"
+
+
+def test_what_the_rust_transport_raises_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(repository: str, file: str) -> str:
+        raise RuntimeError("Data processing error\nand more")
+
+    monkeypatch.setattr(download, "hf_hub_download", broken)
+    with pytest.raises(OSError, match=r"san_vit_b_16\.pth could not be .* \(Data processing error\): try again"):
+        obtain(RELEASE, tmp_path / "out", copyfile)

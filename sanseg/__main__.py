@@ -1,0 +1,5 @@
+"""`python -m sanseg` is `sanseg`."""
+
+from sanseg.cli import main
+
+main()

@@ -1,0 +1,330 @@
+"""Segmenter: pictures and words in, Segmentations out. The words come last.
+
+`encode` is the expensive half and reads no word; asking an `Encoded` picture a vocabulary is a matrix product.
+
+B batch, Q queries, R classifier rows, E shared embedding, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from os import PathLike
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sanseg.images import RESIZES, Geometry, ImageSource, prepare, read_image
+from sanseg.labelmap import label_map
+from sanseg.model.checkpoint import fingerprint
+from sanseg.model.download import cache_folder
+from sanseg.model.san import SAN, Proposals
+from sanseg.model.text import Classifier, TextEncoder
+from sanseg.model.text_cache import TextCache
+from sanseg.model.weights import load_san
+from sanseg.segmentation import Segmentation
+from sanseg.vocabulary import Vocabulary
+
+Words = str | Sequence[str] | Vocabulary
+"""What `Vocabulary.of` reads: a text with commas, a list with one label a string, or a Vocabulary."""
+
+Other = str | Sequence[str] | None
+"""What competes with the labels: "auto", words of your own as a list or a text with commas, or None."""
+
+CACHED_ROWS = 20_000  # of classifiers kept in memory; at 768 floats a row, 60 MB
+BATCH_SIZE = 4  # pictures that `segment_many` encodes at once, and that it reads ahead
+
+# The kinds of device by preference, and whether this machine has one.
+DEVICES: dict[str, Callable[[], bool]] = {
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+    "cpu": lambda: True,
+}
+
+
+class Proposer(Protocol):
+    """The one seam for every method: pictures in, masks and region embeddings out, before any word is read."""
+
+    def propose(self, image_B3HW: Tensor) -> Proposals:
+        """Pictures prepared for the SAN whose words will name the regions, all of one size."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture as it came, uint8 (H, W, 3), and as the network sees it, float32 (3, Hp, Wp)."""
+
+    image: NDArray[np.uint8]
+    prepared: Tensor
+    geometry: Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A picture that was read once and can be asked any number of vocabularies.
+
+    proposals: of a batch of one, on the model's device.
+    image: uint8 (H, W, 3), RGB, as it came.
+    """
+
+    proposals: Proposals
+    geometry: Geometry
+    image: NDArray[np.uint8]
+    segmenter: Segmenter
+
+    def segment(self, vocabulary: Words, other: Other = "auto", *, proposals: bool = False) -> Segmentation:
+        """As `Segmenter.__call__`, without looking at the picture again."""
+        return self.segmenter.answer(self, self.segmenter.resolve(vocabulary, other), proposals=proposals)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture of `segment_many` that could not be segmented, and why, in one line: str(error)."""
+
+    source: ImageSource
+    error: OSError | ValueError
+
+
+class Segmenter:
+    """Segments pictures into whatever is named.
+
+    san: put in eval mode and never trained here; its weights may not change while this lives, for the
+        embeddings of words are kept.
+    proposer: what proposes the masks; None is the SAN itself. Words always go through the SAN's text tower.
+    resize: the way pictures are resized, a key of `images.RESIZES`.
+    text_cache: embeddings of words; None keeps them in memory.
+
+    Several threads may use one. Raises ValueError for an unknown way of resizing.
+    """
+
+    def __init__(
+        self,
+        san: SAN,
+        *,
+        proposer: Proposer | None = None,
+        resize: str = "evaluation",
+        text_cache: TextCache | None = None,
+    ) -> None:
+        if resize not in RESIZES:
+            raise ValueError(
+                f"there is no way of resizing called {resize!r}: choose from {', '.join(RESIZES)}"
+            )
+        self.san = san.eval()
+        self.proposer: Proposer = san if proposer is None else proposer
+        self.resize = resize
+        self.text_cache = TextCache(None) if text_cache is None else text_cache
+        self._classifiers: OrderedDict[Vocabulary, Classifier] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def device(self) -> torch.device:
+        return self.san.nothing.device
+
+    def __call__(
+        self, image: ImageSource, vocabulary: Words, other: Other = "auto", *, proposals: bool = False
+    ) -> Segmentation:
+        """Where each thing named is in the picture.
+
+        image: whatever `images.read_image` reads.
+        vocabulary: "sky, tree | woods", ["sky", "tree | woods"], or a Vocabulary.
+        other: "auto" keeps the distractors a Vocabulary has; where it has none, everyday words compete with
+            fewer than `vocabulary.FEW` labels and mean "other". None: the labels share the whole picture.
+            Or words of your own, in place of the everyday ones.
+        proposals: whether the result keeps the masks and embeddings of all queries.
+
+        Raises ValueError and OSError, in one line, for what cannot be read.
+        """
+        words = self.resolve(vocabulary, other)  # before the picture: a mistake in the words shows at once
+        return self.answer(self.encode(image), words, proposals=proposals)
+
+    def encode(self, image: ImageSource) -> Encoded:
+        """The expensive half: the picture through the network. Raises as `images.read_image`."""
+        return self.encode_batch([image])[0]
+
+    def encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
+        """Pictures of any sizes, in order. Those of one padded size share a pass, so each is as if alone."""
+        return self._encode([self._read(image) for image in images])
+
+    def segment_many(
+        self,
+        images: Iterable[ImageSource],
+        vocabulary: Words,
+        other: Other = "auto",
+        *,
+        batch_size: int = BATCH_SIZE,
+        proposals: bool = False,
+    ) -> Iterator[Segmentation | Failure]:
+        """One result for each picture, in order; a picture that cannot be read gives a Failure.
+
+        A thread reads ahead, at most `batch_size` pictures beyond those being segmented, so `images` may be
+        endless. The thread ends with the iterator. Raises ValueError, at once, for bad words or batch size.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        words = self.resolve(vocabulary, other)
+        return self._segment_many(iter(images), words, batch_size, proposals)
+
+    def _segment_many(
+        self, images: Iterator[ImageSource], words: Vocabulary, batch_size: int, proposals: bool
+    ) -> Iterator[Segmentation | Failure]:
+        reader = ThreadPoolExecutor(1, thread_name_prefix="sanseg-reader")
+        ahead: deque[tuple[ImageSource, Future[Picture]]] = deque()
+
+        def read_ahead(upto: int) -> None:
+            for image in islice(images, max(0, upto - len(ahead))):
+                ahead.append((image, reader.submit(self._read, image)))
+
+        try:
+            read_ahead(batch_size)
+            while ahead:
+                batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
+                read_ahead(batch_size)
+                yield from self._segment_batch(batch, words, proposals)
+        finally:  # also where the consumer stops early
+            reader.shutdown(cancel_futures=True)
+
+    def _segment_batch(
+        self, batch: list[tuple[ImageSource, Future[Picture]]], words: Vocabulary, proposals: bool
+    ) -> Iterator[Segmentation | Failure]:
+        failures: dict[int, Failure] = {}
+        pictures: list[Picture] = []
+        for number, (source, reading) in enumerate(batch):
+            try:
+                pictures.append(reading.result())
+            except (OSError, ValueError) as error:
+                failures[number] = Failure(source, error)
+        encoded = iter(self._encode(pictures))
+        for number, (source, _) in enumerate(batch):
+            if number in failures:
+                yield failures[number]
+                continue
+            try:
+                result = self.answer(next(encoded), words, proposals=proposals)
+            except ValueError as error:  # mask logits that are not finite
+                yield Failure(source, error)
+            else:
+                yield result
+
+    def resolve(self, vocabulary: Words, other: Other = "auto") -> Vocabulary:
+        """The words that will compete: see `__call__`."""
+        words = Vocabulary.of(vocabulary)
+        return words if other == "auto" and words.other else words.with_other(other)
+
+    @torch.inference_mode()
+    def answer(self, encoded: Encoded, words: Vocabulary, *, proposals: bool = False) -> Segmentation:
+        """An encoded picture and exactly these words, with the distractors they have."""
+        classifier = self.classifier(words)
+        probabilities_QR = classifier.probabilities(encoded.proposals.embeddings[0])
+        ids, confidence = label_map(
+            encoded.proposals.mask_logits[0], probabilities_QR, classifier.row_label, encoded.geometry
+        )
+        return Segmentation(
+            ids,
+            confidence,
+            words,
+            model=self.san.config.name,
+            templates=self._templates(words),
+            image=encoded.image,
+            proposals=encoded.proposals if proposals else None,
+        )
+
+    def classifier(self, words: Vocabulary, progress: Callable[[int], None] | None = None) -> Classifier:
+        """The rows that these words become: one for each label, the mean of its synonyms, and one for each
+        distractor. The latest are kept.
+
+        progress: called with the number of names encoded since its last call.
+        Raises ValueError for an unknown template set.
+        """
+        with self._lock:
+            if words in self._classifiers:
+                self._classifiers.move_to_end(words)
+                return self._classifiers[words]
+        classifier = self._build(words, progress)
+        with self._lock:
+            self._classifiers[words] = classifier
+            while sum(len(kept.row_label) for kept in self._classifiers.values()) > CACHED_ROWS:
+                self._classifiers.popitem(last=False)
+        return classifier
+
+    @torch.inference_mode()
+    def _build(self, words: Vocabulary, progress: Callable[[int], None] | None) -> Classifier:
+        groups = [*words.names, *((word,) for word in words.other)]
+        embeddings = iter(self._encoder(tuple(chain(*groups)), self._templates(words), progress))
+        rows_RE = torch.stack([torch.stack([next(embeddings) for _ in group]).mean(0) for group in groups])
+        row_label = [*range(len(words.names)), *[-1] * len(words.other)]
+        nothing, logit_scale = self.san.nothing.float(), self.san.clip.logit_scale.float()
+        return Classifier.build(rows_RE, nothing, logit_scale, row_label)
+
+    @cached_property
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(self.san.clip.text, fingerprint(self.san.clip.text), self.text_cache)
+
+    def _templates(self, words: Vocabulary) -> str:
+        return words.templates or self.san.config.templates
+
+    def _read(self, source: ImageSource) -> Picture:
+        image = read_image(source)
+        return Picture(image, *prepare(image, self.san.config, self.resize))
+
+    @torch.inference_mode()
+    def _encode(self, pictures: Sequence[Picture]) -> list[Encoded]:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, picture in enumerate(pictures):
+            groups.setdefault(picture.geometry.padded, []).append(number)
+        encoded: dict[int, Encoded] = {}
+        for numbers in groups.values():
+            image_B3HW = torch.stack([pictures[number].prepared for number in numbers])
+            both = self.proposer.propose(image_B3HW.to(self.device, self.san.nothing.dtype))
+            for row, number in enumerate(numbers):
+                # Copies: a view would keep the whole batch in memory.
+                own = Proposals(
+                    both.mask_logits[row : row + 1].clone(), both.embeddings[row : row + 1].clone()
+                )
+                encoded[number] = Encoded(own, pictures[number].geometry, pictures[number].image, self)
+        return [encoded[number] for number in range(len(pictures))]
+
+
+def load(
+    name_or_path: str | PathLike[str] = "mini",
+    device: str = "auto",
+    *,
+    dtype: torch.dtype = torch.float32,
+    clip: str | PathLike[str] | None = None,
+    resize: str = "evaluation",
+) -> Segmenter:
+    """A Segmenter, ready to use.
+
+    name_or_path: a key of `model.weights.NAMED`, or a checkpoint; see `load_san`, also for `clip`.
+    device: "cuda", "cuda:1", "mps", "cpu", or "auto" for the first of these that this machine has.
+    dtype: of the network's parameters. Scores are float32 whatever it is.
+    resize: see Segmenter.
+
+    Embeddings of words are kept on disk, in `model.download.cache_folder()`.
+    Raises ValueError for a device that is not there, and as `load_san`.
+    """
+    san = load_san(name_or_path, find_device(device), dtype, clip=clip)
+    return Segmenter(san, resize=resize, text_cache=TextCache(cache_folder() / "text.sqlite"))
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """A device of this machine by name; "auto" is the first of DEVICES. Raises ValueError where there is none."""
+    here = [kind for kind, available in DEVICES.items() if available()]
+    if name == "auto":
+        return torch.device(here[0])
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (number and not number.isdecimal()):
+        raise ValueError(
+            f"there is no kind of device called {name!r}: choose from auto, {', '.join(DEVICES)}"
+        )
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind not in here or int(number or 0) >= count:
+        raise ValueError(f"this machine has no device {name!r}, only {', '.join(here)}: choose one, or auto")
+    return torch.device(name)

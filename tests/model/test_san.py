@@ -1,0 +1,162 @@
+"""What SAN promises, whatever its weights: CLIP stays exact, pictures do not mix, words come last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from sanseg.model.config import SAN_MINI, SAN_VIT_B16, SAN_VIT_L14, SANConfig
+from sanseg.model.san import SAN
+from sanseg.model.transformer import Block
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=["tiny_san", "tiny_stem_san"])
+def san(request: pytest.FixtureRequest) -> SAN:
+    made: SAN = request.getfixturevalue(request.param)
+    return made
+
+
+@torch.inference_mode()
+def test_a_batch_equals_its_pictures(san: SAN, image: Tensor) -> None:
+    together = san.propose(image)
+    for number in range(2):
+        alone = san.propose(image[number : number + 1])
+        torch.testing.assert_close(alone.mask_logits[0], together.mask_logits[number], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone.embeddings[0], together.embeddings[number], atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_shapes_and_lengths(san: SAN, image: Tensor) -> None:
+    side, proposals = san.config.side, san.propose(image)
+    stride = side.mask_stride
+    assert proposals.mask_logits.shape == (2, side.queries, 64 // stride, 96 // stride)
+    assert proposals.embeddings.shape == (2, side.queries, san.config.clip.embed)
+    torch.testing.assert_close(proposals.embeddings.norm(dim=-1), torch.ones(2, side.queries))
+
+
+@torch.inference_mode()
+def test_clips_own_path_is_plain_clip_beside_sls_tokens(tiny_san: SAN, image: Tensor) -> None:
+    """Sec. 3.3: patches and class token never attend to [SLS] tokens, so they are what CLIP alone makes of them."""
+    visual, split = tiny_san.clip.visual, tiny_san.config.split
+    shallow = visual.shallow(image, split, ())
+    sls = torch.randn(2, 5, tiny_san.config.clip.vision.width)
+    mask = torch.randn(2, tiny_san.config.clip.vision.heads, 5, 5 + shallow.tokens.shape[1] - 1)
+    block = visual.blocks[split]
+    assert isinstance(block, Block)
+    _, beside = block.beside(sls, shallow.tokens, mask, last=False)
+    torch.testing.assert_close(beside, visual.shallow(image, split + 1, ()).tokens)
+
+
+@torch.inference_mode()
+def test_two_attentions_are_one_over_the_whole_matrix(tiny_san: SAN, image: Tensor) -> None:
+    """The released code's way: one attention over [SLS; class; patches], -100 where nothing may attend."""
+    visual, config = tiny_san.clip.visual, tiny_san.config
+    shallow = visual.shallow(image, config.split, ())
+    N, Q, L = config.clip.vision.heads, 5, shallow.tokens.shape[1]
+    bias = torch.randn(2, N, Q, *shallow.grid)
+    whole = torch.zeros(2, N, Q + L, Q + L)
+    whole[..., :Q] = whole[..., :Q, Q] = -100
+    whole[..., range(Q), range(Q)] = 0
+    whole[..., :Q, Q + 1 :] = bias.flatten(3)
+    x = torch.cat([shallow.tokens[:, :1].expand(-1, Q, -1), shallow.tokens], dim=1)
+    for block in visual.blocks[config.split :]:
+        normed = block.norm_1(x)
+        q, k, v = block.qkv(normed).view(2, Q + L, 3, N, -1).permute(2, 0, 3, 1, 4)
+        attended = ((q @ k.mT) * q.shape[-1] ** -0.5 + whole).softmax(-1) @ v
+        x = x + block.out(attended.transpose(1, 2).flatten(2))
+        x = x + block.down(block.activation(block.up(block.norm_2(x))))
+    torch.testing.assert_close(visual.recognise(shallow, bias), visual.embed(x[:, :Q]), atol=2e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_bias_that_opens_one_place_reads_only_that_place(tiny_san: SAN, image: Tensor) -> None:
+    visual = tiny_san.clip.visual
+    shallow = visual.shallow(image, tiny_san.config.split, ())
+    h, w = shallow.grid
+    bias = torch.full((2, tiny_san.config.clip.vision.heads, 1, h, w), -1e4)
+    bias[..., 1, 2] = 0
+    before = visual.recognise(shallow, bias)
+    open_place = 1 + w + 2
+    for place in range(1, 1 + h * w):  # one block is left, so nothing reaches the open place from the others
+        tokens = shallow.tokens.clone()
+        tokens[:, place] += torch.randn_like(tokens[:, place])
+        after = visual.recognise(replace(shallow, tokens=tokens), bias)
+        assert torch.equal(after, before) == (place != open_place)
+
+
+@torch.inference_mode()
+def test_the_last_block_makes_no_patches(tiny_san: SAN, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished: list[int] = []
+    finish = Block._finish
+
+    def counting(self: Block, x: Tensor, attended: Tensor) -> Tensor:
+        finished.append(x.shape[1])
+        return finish(self, x, attended)
+
+    monkeypatch.setattr(Block, "_finish", counting)
+    config = tiny_san.config
+    tiny_san.propose(torch.randn(1, 3, 64, 128))
+    context = 1 + (32 // 16) * (64 // 16)
+    assert finished.count(context) == config.clip.vision.layers - 1
+    assert finished.count(config.side.queries) == config.clip.vision.layers - config.split
+
+
+@torch.inference_mode()
+def test_training_reads_more_and_answers_the_same(
+    tiny_san: SAN, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = tiny_san.readings(image)
+    assert len(readings) == len(tiny_san.config.side.readings) == 2
+    read: list[int] = []
+    decode = tiny_san.side_adapter.decoder.forward
+    monkeypatch.setattr(
+        tiny_san.side_adapter.decoder, "forward", lambda *inputs: (read.append(1), decode(*inputs))[1]
+    )
+    answer = tiny_san.propose(image)
+    assert len(read) == 1, "the auxiliary reading is for training only"
+    assert answer.mask_logits.equal(readings[-1].mask_logits)
+    assert not answer.mask_logits.equal(readings[0].mask_logits)
+
+
+@torch.inference_mode()
+def test_half_precision_agrees_roughly(san: SAN, image: Tensor) -> None:
+    exact = san.propose(image)
+    half = san.to(torch.bfloat16).propose(image.bfloat16())
+    assert half.embeddings.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(half.embeddings.float(), exact.embeddings, dim=-1).min() > 0.98
+
+
+def test_impossible_configurations_are_refused(tiny_config: SANConfig) -> None:
+    clip, side = tiny_config.clip, tiny_config.side
+    for config, message in (
+        (replace(tiny_config, split=4), "split is 4"),
+        (replace(tiny_config, split=2), "fusion reads block 3"),
+        (replace(tiny_config, side=replace(side, heads=5)), "5 heads"),
+        (replace(tiny_config, side=replace(side, mask_stride=8)), "stem with finer features"),
+        (replace(tiny_config, side=replace(side, mask_stride=4)), "mask_stride is 4"),
+        (replace(tiny_config, clip=replace(clip, vision=replace(clip.vision, stem="x"))), "stem 'x' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SAN(config)
+
+
+@pytest.mark.parametrize("config", [SAN_VIT_B16, SAN_VIT_L14, SAN_MINI], ids=lambda config: config.name)
+def test_a_configuration_survives_a_journey(config: SANConfig) -> None:
+    import json
+
+    assert SANConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_configuration_with_odd_fields_is_refused(tiny_config: SANConfig) -> None:
+    with pytest.raises(ValueError, match="surprise"):
+        SANConfig.from_dict({**tiny_config.to_dict(), "surprise": 1})
+    with pytest.raises(ValueError, match="split"):
+        SANConfig.from_dict({k: v for k, v in tiny_config.to_dict().items() if k != "split"})

@@ -1,0 +1,280 @@
+"""The command does what the library does, and each flag changes something."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+import sanseg
+from sanseg import cli
+from sanseg.model import weights
+from sanseg.model.san import SAN
+from sanseg.segmenter import Segmenter
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command in a folder with photos/one.png, photos/deep/two.png, bad.jpg and tiny.safetensors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SANSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    weights.save_san("tiny.safetensors", tiny_san)
+    for name, size, seed in (("one", (60, 40), 1), ("deep/two", (40, 60), 2)):
+        path = Path("photos", f"{name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(path)
+    Path("bad.jpg").write_bytes(b"no picture")
+
+    def invoke(*arguments: str) -> Result:
+        result = CliRunner().invoke(cli.app, list(arguments))
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return invoke
+
+
+def segment(
+    run: Run, *arguments: str, photos: tuple[str, ...] = ("photos/one.png",), code: int = 0
+) -> Result:
+    """`sanseg segment` with the tiny model, words and the folder out, unless the arguments say otherwise."""
+    words = () if {"-c", "--labels"} & set(arguments) else ("-c", "sky, tree | woods, cat")
+    result = run(
+        "segment", *photos, "--model", "tiny.safetensors", "--device", "cpu", "-o", "out", *words, *arguments
+    )
+    assert result.exit_code == code, result.output
+    return result
+
+
+def files(folder: str = "out") -> set[str]:
+    return {path.name for path in Path(folder).glob("*")}
+
+
+def index(stem: str = "one") -> np.ndarray:
+    return np.array(Image.open(f"out/{stem}.index.png"))
+
+
+def test_what_is_written_is_what_the_library_answers(run: Run, tiny_san: SAN) -> None:
+    result = segment(run)
+    assert files() == {"one.overlay.png", "one.index.png", "one.json"}
+    answer = Segmenter(tiny_san)("photos/one.png", "sky, tree | woods, cat")
+    np.testing.assert_array_equal(index(), answer.label_map)
+    assert json.loads(Path("out/one.json").read_text()) == answer.to_dict()
+    for region in answer.regions():
+        assert region.label in result.stdout
+    assert "photos/one.png -> out/one.overlay.png, out/one.index.png, out/one.json" in result.stdout
+    assert f"1 of 1 segmented into {Path('out').resolve()}" in result.stdout
+    assert result.stderr == ""
+
+
+def test_files_folders_and_patterns(run: Run) -> None:
+    segment(run, photos=("photos",))
+    assert {"one.json", "two.json"} <= files()
+    segment(run, "-o", "pattern", photos=("photos/*/*.png", "photos/one.png"))
+    assert {"one.json", "two.json"} <= files("pattern")
+    assert "photos/nothing" in segment(run, photos=("photos/nothing*",), code=cli.BAD_USE).stderr
+
+
+def test_one_bad_file_does_not_stop_the_rest(run: Run) -> None:
+    result = segment(run, photos=("bad.jpg", "absent.jpg", "photos"), code=cli.SOME_FAILED)
+    assert {"one.json", "two.json"} <= files()
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("failed: ") for line in lines)
+    assert "absent.jpg" in lines[0]
+    assert "bad.jpg is no picture" in lines[1]
+    assert "2 of 4 segmented" in result.stdout
+
+
+def test_what_cannot_be_saved_is_named(run: Run) -> None:
+    Path("out/one.json").mkdir(parents=True)
+    result = segment(run, photos=("photos",), code=cli.SOME_FAILED)
+    assert "failed: photos/one.png: " in result.stderr
+    assert "two.json" in files()
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run) -> None:
+    Path("photos/deep/one.png").write_bytes(Path("photos/deep/two.png").read_bytes())
+    Path("photos/one-2.png").write_bytes(Path("photos/deep/two.png").read_bytes())
+    segment(run, photos=("photos",))
+    names = {path.removesuffix(".json") for path in files() if path.endswith(".json")}
+    assert names == {"one", "one-2", "one-3", "two"}
+    paths = [Path("a/Cat.jpg"), Path("b/cat.png"), Path("c/dog.png")]
+    assert cli.stems(paths) == ["Cat", "cat-2", "dog"]
+
+
+def test_labels_come_from_a_file(run: Run) -> None:
+    Path("labels.txt").write_text("bus, coach\ntree | woods\n")
+    segment(run, "--labels", "labels.txt")
+    labels = json.loads(Path("out/one.json").read_text())["labels"]
+    assert labels == [
+        {"id": 0, "label": "bus, coach", "synonyms": []},
+        {"id": 1, "label": "tree", "synonyms": ["woods"]},
+    ]
+
+
+def test_other_words_replace_the_everyday_ones_or_none_compete(run: Run) -> None:
+    def other(*arguments: str) -> list[str]:
+        segment(run, "-c", "cat", *arguments)
+        words: list[str] = json.loads(Path("out/one.json").read_text())["other"]["words"]
+        return words
+
+    assert len(other()) > 30
+    assert other("--other", "sofa, wall") == ["sofa", "wall"]
+    assert other("--no-other") == []
+    assert (index() == 0).all()
+    message = segment(run, "--other", "sofa", "--no-other", code=cli.BAD_USE).stderr
+    assert "--other and --no-other contradict each other" in message
+
+
+@pytest.mark.parametrize(("flag", "gone"), [("--no-overlay", "one.overlay.png"), ("--no-json", "one.json")])
+def test_outputs_can_be_left_out(run: Run, flag: str, gone: str) -> None:
+    segment(run, flag)
+    assert files() == {"one.overlay.png", "one.index.png", "one.json"} - {gone}
+
+
+def test_quiet_prints_errors_only(run: Run) -> None:
+    assert segment(run, "--quiet").output == ""
+    result = segment(run, "--quiet", photos=("photos", "bad.jpg"), code=cli.SOME_FAILED)
+    assert result.stdout == ""
+    assert "bad.jpg" in result.stderr
+
+
+def test_progress_is_shown_on_a_terminal_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "pictures" not in segment(run).stdout
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any output for a terminal
+    assert re.search(r"pictures.*1/1", segment(run).stdout)
+    assert segment(run, "--quiet").stdout == ""
+
+
+def test_the_model_and_the_device_are_chosen(run: Run) -> None:
+    segment(run, "--device", "cpu")
+    assert json.loads(Path("out/one.json").read_text())["model"] == "tiny"
+    assert (
+        "'large' is neither the name of a model" in segment(run, "--model", "large", code=cli.BAD_USE).stderr
+    )
+    assert "device called 'gpu'" in segment(run, "--device", "gpu", code=cli.BAD_USE).stderr
+
+
+def test_an_adapter_takes_its_clip_from_another_checkpoint(run: Run, tiny_san: SAN) -> None:
+    weights.save_san("adapter.safetensors", tiny_san, kind="adapter")
+    assert "holds only a side adapter" in segment(run, "--model", "adapter.safetensors", code=2).stderr
+    segment(run, "-o", "whole")
+    segment(run, "--model", "adapter.safetensors", "--clip", "tiny.safetensors")
+    assert Path("out/one.index.png").read_bytes() == Path("whole/one.index.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["-c", "sky,,tree"], "a name is empty in 'sky,,tree'"),
+        (["-c", "sky", "--labels", "labels.txt"], "either -c"),
+        (["-c", ""], "either -c"),
+        (["--labels", "absent.txt"], "absent.txt"),
+        (["-c", "cat", "--other", "Cat"], "'Cat' is a label and an other word"),
+    ],
+)
+def test_a_mistake_is_one_line(run: Run, arguments: list[str], reason: str) -> None:
+    result = segment(run, *arguments, code=cli.BAD_USE)
+    assert result.stderr.startswith("sanseg: ")
+    assert reason in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_a_damaged_cache_is_mentioned_and_does_not_matter(run: Run) -> None:
+    Path("cache").mkdir()
+    Path("cache/text.sqlite").write_bytes(b"no database" * 100)
+    result = segment(run)
+    assert "text.sqlite" in result.stderr
+    assert "one.json" in files()
+
+
+def test_odd_names_are_printed_as_they_are(run: Run) -> None:
+    Path("photos/one.png").rename("photos/[red]one.png")
+    result = segment(run, "-c", "[bold]sky", "--no-other", photos=("photos/[[]red]one.png",))
+    assert "photos/[red]one.png -> " in result.stdout
+    assert "[bold]sky" in result.stdout
+
+
+def test_convert_writes_a_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def fake(source: Path, out: Path, **options: object) -> None:
+        asked.append((source, out, options))
+
+    monkeypatch.setattr(weights, "convert", fake)
+    result = run("convert", "a.pth", "b.safetensors")
+    assert result.exit_code == 0
+    assert "b.safetensors written" in result.stdout
+    run("convert", "a.pth", "b.safetensors", "--clip", "mini", "--overwrite")
+    pair = Path("a.pth"), Path("b.safetensors")
+    assert asked == [
+        (*pair, {"clip": None, "overwrite": False}),
+        (*pair, {"clip": "mini", "overwrite": True}),
+    ]
+
+
+def test_convert_refuses_what_is_not_a_checkpoint(run: Run) -> None:
+    Path("a.pth").write_bytes(b"nothing")
+    result = run("convert", "a.pth", "b.safetensors")
+    assert result.exit_code == cli.BAD_USE
+    assert result.stderr.startswith("sanseg: ")
+    assert "a.pth" in result.stderr
+    assert not Path("b.safetensors").exists()
+
+
+def test_models_lists_every_name(run: Run) -> None:
+    result = run("models")
+    assert result.exit_code == 0
+    for name in weights.NAMED:
+        assert name in result.stdout
+    assert "huggingface.co/Mendel192/san (san_vit_b_16.pth)" in result.stdout
+
+
+def test_help_names_the_exit_codes_and_version_the_version(run: Run) -> None:
+    assert run("--version").stdout == f"{sanseg.__version__}\n"
+    for arguments in (["--help"], ["segment", "--help"]):
+        text = re.sub(r"\s+", " ", run(*arguments).stdout)
+        assert "0 all good; 1 some pictures failed" in text
+        assert "2 bad use" in text
+        assert "130 interrupted" in text
+    assert (cli.SOME_FAILED, cli.BAD_USE, cli.INTERRUPTED) == (1, 2, 130)
+    assert run("segment", "--nonsense").exit_code == cli.BAD_USE
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_ends_cleanly(run: Run) -> None:
+    """Interrupted while it waits for a named pipe that nobody writes to."""
+    os.mkfifo("labels.txt")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sanseg", "segment", "photos", "--labels", "labels.txt"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(sanseg.__file__).parents[1])},
+    )
+    pipe = os.open("labels.txt", os.O_WRONLY)  # returns once the command reads
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    os.close(pipe)
+    assert process.returncode == cli.INTERRUPTED
+    assert error == "sanseg: interrupted\n"
+    assert out == ""

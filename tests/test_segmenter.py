@@ -1,0 +1,395 @@
+"""A Segmenter answers the same however it is asked: alone or in a batch, at once or word by word."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import sanseg
+from sanseg import segmenter as segmenter_module
+from sanseg.images import prepare
+from sanseg.labelmap import label_map
+from sanseg.model.san import SAN, Proposals
+from sanseg.model.weights import save_san
+from sanseg.segmentation import Segmentation
+from sanseg.segmenter import DEVICES, Failure, Segmenter, find_device
+from sanseg.vocabulary import Vocabulary
+
+WORDS = "sky, tree | woods, cat"
+
+
+@pytest.fixture
+def segmenter(tiny_san: SAN) -> Segmenter:
+    return Segmenter(tiny_san)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def assert_same(one: Segmentation, two: Segmentation) -> None:
+    """Equal to rounding: what batches change, and where the best two are that close."""
+    np.testing.assert_allclose(one.confidence, two.confidence, atol=1e-4)
+    assert (one.label_map != two.label_map).mean() < 0.005
+    assert one.vocabulary == two.vocabulary
+
+
+def results(answers: Iterator[Segmentation | Failure]) -> list[Segmentation]:
+    found = list(answers)
+    assert all(isinstance(answer, Segmentation) for answer in found), found
+    return found  # type: ignore[return-value]
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("sanseg-reader")]
+
+
+def test_the_answer_is_the_formula_on_the_networks_proposals(segmenter: Segmenter, tiny_san: SAN) -> None:
+    image = picture(50, 70)
+    answer = segmenter(image, WORDS, other=None)
+    prepared, geometry = prepare(image, tiny_san.config)
+    with torch.inference_mode():
+        proposals = tiny_san.propose(prepared[None])
+        classifier = segmenter.classifier(Vocabulary.of(WORDS))
+        probabilities = classifier.probabilities(proposals.embeddings[0])
+        ids, confidence = label_map(proposals.mask_logits[0], probabilities, range(3), geometry)
+    np.testing.assert_array_equal(answer.label_map, ids)
+    np.testing.assert_array_equal(answer.confidence, confidence)
+    np.testing.assert_array_equal(answer.image, image)
+    assert answer.labels == ("sky", "tree", "cat")
+    assert (answer.model, answer.templates) == ("tiny", "vild")
+
+
+def test_a_second_question_does_not_look_again(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(50, 70)
+    alone = [segmenter(image, words) for words in (WORDS, "dog", ["a, b", "c"])]
+    encoded = segmenter.encode(image)
+
+    def looked(_: Tensor) -> Proposals:
+        raise AssertionError("the picture went through the network again")
+
+    monkeypatch.setattr(segmenter.proposer, "propose", looked)
+    for before, words in zip(alone, (WORDS, "dog", ["a, b", "c"]), strict=True):
+        again = encoded.segment(words)
+        np.testing.assert_array_equal(again.label_map, before.label_map)
+        np.testing.assert_array_equal(again.confidence, before.confidence)
+        assert again.vocabulary == before.vocabulary
+
+
+def test_batched_equals_single_for_pictures_of_all_sizes(segmenter: Segmenter, tiny_san: SAN) -> None:
+    sizes = [(50, 70), (70, 50), (64, 64), (50, 70), (1, 300), (51, 70), (64, 65)]
+    images = [picture(*size, seed=seed) for seed, size in enumerate(sizes)]
+    shapes: list[tuple[int, ...]] = []
+    propose = tiny_san.propose
+
+    def counted(image_B3HW: Tensor) -> Proposals:
+        shapes.append(tuple(image_B3HW.shape))
+        return propose(image_B3HW)
+
+    tiny_san.propose = counted  # type: ignore[method-assign]
+    together = segmenter.encode_batch(images)
+    # One pass for each padded size: the short side becomes 64, and widths of 65, 88 and 90 are padded to 96.
+    assert sorted(shapes) == [(1, 3, 32, 256), (1, 3, 64, 64), (1, 3, 96, 64), (4, 3, 64, 96)]
+    for encoded, image in zip(together, images, strict=True):
+        np.testing.assert_array_equal(encoded.image, image)
+        assert_same(encoded.segment(WORDS), segmenter(image, WORDS))
+    assert segmenter.encode_batch([]) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 20])
+def test_many_equal_one_by_one_in_order(segmenter: Segmenter, batch_size: int) -> None:
+    images = [picture(40 + 3 * seed, 60, seed) for seed in range(7)]
+    many = results(segmenter.segment_many(images, WORDS, batch_size=batch_size))
+    assert len(many) == 7
+    for answer, image in zip(many, images, strict=True):
+        assert_same(answer, segmenter(image, WORDS))
+    assert not readers()
+
+
+def test_a_bad_picture_does_not_stop_the_rest(segmenter: Segmenter, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    absent = tmp_path / "absent.jpg"
+    many = list(segmenter.segment_many([picture(40, 60), broken, absent, picture(60, 40)], WORDS))
+    assert [type(result) for result in many] == [Segmentation, Failure, Failure, Segmentation]
+    failures = [result for result in many if isinstance(result, Failure)]
+    assert [failure.source for failure in failures] == [broken, absent]
+    assert "broken.jpg" in str(failures[0].error)
+    assert isinstance(failures[1].error, FileNotFoundError)
+    assert many[3].label_map.shape == (60, 40)  # type: ignore[union-attr]
+
+
+def test_masks_that_are_not_finite_fail_alone(tiny_san: SAN) -> None:
+    class Sick:
+        def propose(self, image_B3HW: Tensor) -> Proposals:
+            found = tiny_san.propose(image_B3HW)
+            dark = image_B3HW.mean((1, 2, 3)) < -1
+            found.mask_logits[dark] = torch.nan
+            return found
+
+    images = [picture(64, 64), np.zeros((64, 64, 3), np.uint8), picture(64, 64, 1)]
+    many = list(Segmenter(tiny_san, proposer=Sick()).segment_many(images, WORDS))
+    assert [type(result) for result in many] == [Segmentation, Failure, Segmentation]
+
+
+def test_reading_ahead_is_bounded_and_ends_with_the_consumer(segmenter: Segmenter) -> None:
+    asked = count()
+
+    def endless() -> Iterator[np.ndarray]:
+        for number in asked:
+            yield picture(40, 60, number)
+
+    answers = segmenter.segment_many(endless(), WORDS, batch_size=2)
+    for _ in range(5):
+        next(answers)
+    assert readers()
+    assert next(asked) <= 9  # 5 taken of batches of 2 make 6, and 2 more read ahead
+    answers.close()  # type: ignore[attr-defined]
+    assert not readers()
+
+
+def test_an_error_of_the_source_reaches_the_consumer_and_leaves_no_thread(segmenter: Segmenter) -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield picture(40, 60)
+        raise RuntimeError("the camera fell over")
+
+    with pytest.raises(RuntimeError, match="fell over"):
+        list(segmenter.segment_many(broken(), WORDS))
+    assert not readers()
+
+
+def test_many_refuses_bad_words_before_the_first_picture(segmenter: Segmenter) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        segmenter.segment_many([], "sky,,tree")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        segmenter.segment_many([], WORDS, batch_size=0)
+    assert list(segmenter.segment_many([], WORDS)) == []
+
+
+def test_words_of_your_own_and_none_compete_as_told(segmenter: Segmenter) -> None:
+    encoded = segmenter.encode(picture(50, 70))
+    auto, none = encoded.segment("cat"), encoded.segment("cat", other=None)
+    own = encoded.segment("cat", other=["sofa", "wall"])
+    assert len(auto.vocabulary.other) > 30
+    assert "animal" not in auto.vocabulary.other
+    assert none.vocabulary.other == ()
+    assert (none.label_map == 0).all()
+    np.testing.assert_allclose(none.confidence, 1, atol=1e-5)
+    assert own.vocabulary.other == ("sofa", "wall")
+    assert set(np.unique(own.label_map)) <= {0, 254}
+    assert (own.confidence < 0.99).all()  # distractors count in the total
+    # A distractor wins where it would win as a label.
+    labels = encoded.segment("cat, sofa, wall", other=None)
+    np.testing.assert_array_equal(own.label_map == 0, labels.label_map == 0)
+    np.testing.assert_allclose(own.confidence, labels.confidence, atol=1e-5)
+
+
+def test_a_vocabulary_keeps_its_own_rivals(segmenter: Segmenter) -> None:
+    encoded = segmenter.encode(picture(50, 70))
+    own = Vocabulary.of("cat").with_other(["sofa"])
+    assert encoded.segment(own).vocabulary == own
+    assert encoded.segment(own, other=None).vocabulary.other == ()
+    assert encoded.segment(own, other="wall").vocabulary.other == ("wall",)
+
+
+def test_permuted_words_permute_the_answer(segmenter: Segmenter) -> None:
+    encoded = segmenter.encode(picture(50, 70))
+    words = ["sky", "tree", "cat", "dog"]
+    plain = encoded.segment(words, other=None)
+    turned = encoded.segment(words[::-1], other=None)
+    np.testing.assert_array_equal(plain.label_map, 3 - turned.label_map)
+
+
+def test_synonyms_are_the_mean_of_their_embeddings(segmenter: Segmenter) -> None:
+    with torch.inference_mode():
+        rows = segmenter.classifier(Vocabulary.of("sky, tree | woods")).weight
+        each = segmenter.classifier(Vocabulary.of("sky, tree, woods")).weight
+        torch.testing.assert_close(rows[0], each[0])
+        torch.testing.assert_close(rows[1], torch.nn.functional.normalize(each[1] + each[2], dim=0))
+        assert rows.shape == (3, 24)
+        torch.testing.assert_close(rows[2], each[3])  # "nothing"
+
+
+def test_templates_of_a_vocabulary_are_used(segmenter: Segmenter) -> None:
+    encoded = segmenter.encode(picture(50, 70))
+    words = Vocabulary.of(WORDS)
+    plain = encoded.segment(replace(words, templates="plain"))
+    assert plain.templates == "plain"
+    assert np.abs(plain.confidence - encoded.segment(words).confidence).max() > 1e-6
+    with pytest.raises(ValueError, match="vild, plain"):
+        encoded.segment(replace(words, templates="poem"))
+
+
+def test_one_and_two_thousand_labels(segmenter: Segmenter) -> None:
+    encoded = segmenter.encode(picture(20, 30))
+    assert encoded.segment("cat").label_map.dtype == np.uint8
+    names = [f"thing {number}" for number in range(2000)]
+    many = encoded.segment(replace(Vocabulary.of(names), templates="plain"))
+    assert many.label_map.dtype == np.uint16
+    assert many.label_map.max() < 2000
+
+
+def test_words_are_embedded_once(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded_names: list[int] = []
+    words = Vocabulary.of(WORDS)
+    segmenter.classifier(words, encoded_names.append)
+    assert sum(encoded_names) == 4
+    segmenter.classifier(words, encoded_names.append)
+    segmenter.classifier(Vocabulary.of("cat, woods"), encoded_names.append)
+    assert sum(encoded_names) == 4
+    assert segmenter.classifier(words) is segmenter.classifier(Vocabulary.of(WORDS))
+
+
+def test_classifiers_kept_are_bounded(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmenter_module, "CACHED_ROWS", 4)
+    first, second = Vocabulary.of("a, b"), Vocabulary.of("c, d")
+    kept = segmenter.classifier(first), segmenter.classifier(second)
+    assert segmenter.classifier(first) is kept[0]
+    segmenter.classifier(Vocabulary.of("e"))  # the oldest used, `second`, gives way
+    assert segmenter.classifier(first) is kept[0]
+    assert segmenter.classifier(second) is not kept[1]
+    assert len(segmenter.classifier(Vocabulary.of("a, b, c, d, e")).row_label) == 5  # too many to keep
+
+
+def test_proposals_come_on_request(segmenter: Segmenter) -> None:
+    image = picture(50, 70)
+    assert segmenter(image, WORDS).proposals is None
+    proposals = segmenter(image, WORDS, proposals=True).proposals
+    assert proposals is not None
+    assert proposals.mask_logits.shape[:2] == (1, 7)
+    assert proposals.embeddings.shape == (1, 7, 24)
+    many = results(segmenter.segment_many([image, image], WORDS, proposals=True))
+    assert all(answer.proposals is not None for answer in many)
+    encoded = segmenter.encode_batch([image, image])[1]
+    assert encoded.segment(WORDS, proposals=True).proposals is encoded.proposals
+    assert (
+        encoded.proposals.mask_logits.untyped_storage().nbytes() == 4 * encoded.proposals.mask_logits.numel()
+    )
+
+
+def test_any_proposer_takes_the_seam(tiny_san: SAN) -> None:
+    """Two regions, left and right, that look like the first and the second word."""
+    words = Vocabulary.of("sky, tree")
+    rows = Segmenter(tiny_san).classifier(words).weight
+
+    class Halves:
+        def propose(self, image_B3HW: Tensor) -> Proposals:
+            masks = torch.full((len(image_B3HW), 2, 1, 2), -9.0)
+            masks[:, 0, 0, 0] = masks[:, 1, 0, 1] = 9.0
+            return Proposals(masks, rows[:2].expand(len(image_B3HW), 2, -1))
+
+    encoded = Segmenter(tiny_san, proposer=Halves()).encode(picture(64, 128))
+    answer = encoded.segment(words, other=None)
+    assert (answer.label_map[:, :60] == 0).all()
+    assert (answer.label_map[:, 68:] == 1).all()
+    rivals = encoded.segment("sky", other=["wall", "tree"])
+    assert (rivals.label_map[:, :60] == 0).all()
+    assert (rivals.label_map[:, 68:] == rivals.other_id).all()
+
+
+def test_a_segmenter_never_trains(tiny_san: SAN) -> None:
+    segmenter = Segmenter(tiny_san.train())
+    assert not tiny_san.training
+    encoded = segmenter.encode(picture(50, 70))
+    assert not encoded.proposals.mask_logits.requires_grad
+    assert not encoded.proposals.embeddings.requires_grad
+    assert not segmenter.classifier(Vocabulary.of(WORDS)).weight.requires_grad
+
+
+def test_both_ways_of_resizing_by_name(tiny_san: SAN) -> None:
+    image = picture(43, 61)
+    evaluation, demo = (Segmenter(tiny_san, resize=how).encode(image) for how in ("evaluation", "demo"))
+    assert evaluation.geometry.content == (64, 91)
+    assert demo.geometry.content == (64, 90)
+    assert Segmenter(tiny_san).encode(image).geometry == evaluation.geometry
+    with pytest.raises(ValueError, match="evaluation, demo"):
+        Segmenter(tiny_san, resize="tiles")
+
+
+def test_threads_share_a_segmenter(segmenter: Segmenter) -> None:
+    images = [picture(40, 60, seed) for seed in range(4)]
+    alone = [segmenter(image, f"cat, thing {number}") for number, image in enumerate(images)]
+    found: dict[int, Segmentation] = {}
+
+    def ask(number: int) -> None:
+        found[number] = segmenter(images[number], f"cat, thing {number}")
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(4):
+        np.testing.assert_array_equal(found[number].label_map, alone[number].label_map)
+
+
+def test_a_model_is_loaded_by_path_and_its_words_kept_on_disk(
+    tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANSEG_CACHE", str(tmp_path / "cache"))
+    save_san(tmp_path / "tiny.safetensors", tiny_san)
+    loaded = sanseg.load(tmp_path / "tiny.safetensors", "cpu", resize="demo")
+    assert isinstance(loaded, Segmenter)
+    assert loaded.device == torch.device("cpu")
+    assert loaded.resize == "demo"
+    image = picture(50, 70)
+    answer = loaded(image, WORDS)
+    np.testing.assert_array_equal(
+        answer.label_map, Segmenter(tiny_san, resize="demo")(image, WORDS).label_map
+    )
+    assert (tmp_path / "cache" / "text.sqlite").is_file()
+    again: list[int] = []
+    sanseg.load(tmp_path / "tiny.safetensors", "cpu").classifier(answer.vocabulary, again.append)
+    assert again == []
+
+
+def test_a_model_is_loaded_onto_the_device(
+    tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_san(tmp_path / "tiny.safetensors", tiny_san)
+    monkeypatch.setattr(segmenter_module, "find_device", {"auto": torch.device("meta")}.__getitem__)
+    assert sanseg.load(tmp_path / "tiny.safetensors").device == torch.device("meta")
+
+
+def test_half_precision_is_close(tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANSEG_CACHE", str(tmp_path / "cache"))
+    path, image = tmp_path / "tiny.safetensors", picture(50, 70)
+    save_san(path, tiny_san)
+    half = sanseg.load(path, "cpu", dtype=torch.bfloat16).encode(image)
+    assert half.proposals.mask_logits.dtype == torch.bfloat16
+    full = Segmenter(tiny_san).encode(image)
+    difference = half.segment(WORDS).confidence - full.segment(WORDS).confidence
+    assert 0 < np.abs(difference).max() < 0.1
+
+
+def test_the_best_device_of_this_machine_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(*here: str) -> None:
+        for kind in DEVICES:
+            available: Callable[[], bool] = (lambda: True) if kind in here else (lambda: False)
+            monkeypatch.setitem(DEVICES, kind, available)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    pretend("cpu")
+    assert find_device() == torch.device("cpu")
+    with pytest.raises(ValueError, match="no device 'cuda', only cpu"):
+        find_device("cuda")
+    pretend("cpu", "mps", "cuda")
+    assert find_device() == torch.device("cuda")
+    assert find_device("cuda:1") == torch.device("cuda:1")
+    assert find_device("mps") == torch.device("mps")
+    for absent in ("cuda:2", "mps:1"):
+        with pytest.raises(ValueError, match=f"no device '{absent}'"):
+            find_device(absent)
+    for strange in ("tpu", "cuda:x", "", "cuda1"):
+        with pytest.raises(ValueError, match=f"device called '{strange}': choose from auto, cuda, mps, cpu"):
+            find_device(strange)
