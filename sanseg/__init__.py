@@ -1,10 +1,10 @@
 """Segments anything you can name: a picture and words in, a label map out.
 
-import sanseg
+    segmenter = sanseg.load()
+    segmentation = segmenter("photo.jpg", "sky, tree, building")
+    segmentation.save("out.png")
 
-segmenter = sanseg.load()
-segmentation = segmenter("photo.jpg", "sky, tree, building")
-segmentation.save("out.png")
+Importing this loads nothing heavy: what a name needs is imported when the name is first used.
 """
 
 from importlib import import_module
@@ -22,7 +22,6 @@ __version__ = VERSION
 
 __all__ = ["SAN", "Segmentation", "Segmenter", "Vocabulary", "__version__", "load"]
 
-# Imported when first asked for: torch takes seconds.
 _HOMES = {
     "SAN": "sanseg.model.san",
     "Segmentation": "sanseg.segmentation",

@@ -166,8 +166,9 @@ def segment_all(
         words = progress.add_task("words", total=sum(map(len, vocabulary.names)) + len(vocabulary.other))
         segmenter.classifier(vocabulary, lambda encoded: progress.advance(words, encoded))
         progress.remove_task(words)
-        # Without distractors None, for "auto" would find some.
-        results = segmenter.segment_many(paths, vocabulary, vocabulary.other or None)
+        results = segmenter.segment_many(
+            paths, vocabulary, vocabulary.other
+        )  # () too: "auto" would find some
         named = zip(progress.track(paths, description="pictures"), stems(paths), results, strict=True)
         for path, stem, result in named:
             try:

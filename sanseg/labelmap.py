@@ -133,12 +133,16 @@ def _reach(used: Tensor) -> slice:
 def _contenders(p_RQ: Tensor, s_QP: Tensor) -> Tensor:
     """The rows that could win somewhere in a tile, int64, ascending.
 
-    A row scores at most what it would with every mask at its highest in the tile, at least what it would with
-    every mask at its lowest. A row whose most is below another's least cannot win. The slack covers rounding.
+    The leader is the row that scores most with every mask at its lowest in the tile. Another row's lead over it
+    is the sum over masks of the difference in probability times the mask, so at most what it is with each mask
+    at the end of its range that suits that row. A row whose lead is below zero even then cannot win.
     """
-    most_R = p_RQ @ s_QP.amax(1)
-    least_R = p_RQ @ s_QP.amin(1)
-    return (most_R * (1 + 1e-4) >= least_R.max()).nonzero()[:, 0]
+    low_Q, high_Q = s_QP.amin(1), s_QP.amax(1)
+    least_R = p_RQ @ low_Q
+    leader = least_R.argmax()
+    difference_RQ = p_RQ - p_RQ[leader]
+    lead_R = difference_RQ @ low_Q + difference_RQ.clamp_min_(0) @ (high_Q - low_Q)
+    return (lead_R >= -1e-5 * least_R[leader]).nonzero()[:, 0]  # below zero: rounding
 
 
 def _ids(row_label: Sequence[int]) -> np.ndarray:

@@ -115,8 +115,8 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run) -> None:
     segment(run, photos=("photos",))
     names = {path.removesuffix(".json") for path in files() if path.endswith(".json")}
     assert names == {"one", "one-2", "one-3", "two"}
-    paths = [Path("a/Cat.jpg"), Path("b/cat.png"), Path("c/dog.png")]
-    assert cli.stems(paths) == ["Cat", "cat-2", "dog"]
+    paths = [Path("a/Cat.jpg"), Path("b/cat.png"), Path("c/Cat.png"), Path("d/dog.png")]
+    assert cli.stems(paths) == ["Cat", "cat-2", "Cat-3", "dog"]
 
 
 def test_labels_come_from_a_file(run: Run) -> None:

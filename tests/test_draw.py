@@ -129,7 +129,9 @@ def test_long_legends_wrap_into_columns_and_are_cut() -> None:
 
 def legend_ink(picture: Image.Image, top: int) -> np.ndarray:
     """The legend's dark pixels, which are text."""
-    return np.array(picture)[top:].max(axis=-1) < 80
+    below: np.ndarray = np.array(picture)[top:]
+    dark: np.ndarray = below.max(axis=-1) < 80
+    return dark
 
 
 def lines_of_text(picture: Image.Image, top: int) -> list[int]:

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from sanseg import images
 from sanseg.images import (
     Geometry,
+    ImageSource,
     find_images,
     prepare,
     read_image,

@@ -152,6 +152,7 @@ def test_confidence_is_at_most_one_even_by_rounding() -> None:
     assert confidence.max() <= 1
 
 
+@settings(deadline=None)
 @given(height=st.integers(1, 200), width=st.integers(1, 200), pixels=st.integers(1, 3000))
 def test_tiles_are_small_and_cover_each_pixel_once(height: int, width: int, pixels: int) -> None:
     covered = np.zeros((height, width), int)

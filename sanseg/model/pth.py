@@ -1,7 +1,7 @@
 """Reads the tensors of a foreign .pth file, running nothing that the file says.
 
 A .pth file is a pickle, and a pickle may name any function to be called. Here no name is ever imported: the
-few that a state dict needs stand for inert values of our own, every other one for a placeholder. This is
+few that a state dict needs stand for inert values, every other one for a placeholder. This is
 stricter than `torch.load(weights_only=True)`, which refuses the trainer state that released checkpoints hold
 beside their tensors, and which a hostile file could bring to corrupt memory before torch 2.10
 (CVE-2026-24747; before 2.6 also CVE-2025-32434).
@@ -15,6 +15,7 @@ import os
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,8 +40,6 @@ _DTYPES = {
 _DAMAGE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
-    ArithmeticError,
-    AssertionError,
     AttributeError,
     EOFError,
     LookupError,
@@ -69,13 +68,6 @@ class _StoredTensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-class _Mapping(dict[Any, Any]):
-    """Stands for OrderedDict: a state dict is one, with an attribute `_metadata` that nothing here reads."""
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
 class _Placeholder:
     """Stands for every other class and function. Takes what a pickle may do to an object, and forgets it."""
 
@@ -94,12 +86,6 @@ class _Placeholder:
     def append(self, value: object) -> None:
         pass
 
-    def extend(self, values: object) -> None:
-        pass
-
-    def add(self, value: object) -> None:
-        pass
-
 
 # The unpickler written in Python: the one in C allocates as much memory as the memo index that a file names.
 class _Unpickler(pickle._Unpickler):
@@ -110,7 +96,7 @@ class _Unpickler(pickle._Unpickler):
             case "torch._utils", "_rebuild_parameter":
                 return lambda tensor, *_: tensor
             case "collections", "OrderedDict":
-                return _Mapping
+                return OrderedDict
             case "torch", _ if name in _DTYPES:
                 return _DTYPES[name]
         return _Placeholder

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sanseg.model.clip import Shallow
 from sanseg.model.config import SANConfig
+from sanseg.model.stem import Lite0Stem
 from sanseg.model.transformer import Block, resize_position
 
 LAYER_NORM_EPS = 1e-6
@@ -126,8 +127,6 @@ class SideAdapter(nn.Module):
 
 def fine_channels(config: SANConfig) -> int:
     """Channels of the stem's finer features. Raises ValueError for a stem without any."""
-    from sanseg.model.stem import Lite0Stem
-
     if config.clip.vision.stem != "efficientnet-lite0":
         raise ValueError(
             f"mask_stride {config.side.mask_stride} needs a stem with finer features: use the patch"

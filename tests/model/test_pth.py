@@ -38,6 +38,10 @@ class History(dict[str, float]):
     pass
 
 
+class Names(list[str]):
+    pass
+
+
 @dataclass
 class Event:
     seconds: float
@@ -74,6 +78,7 @@ def trainer_state() -> dict[str, object]:
         "history": History(loss=1.5),
         "by_name": defaultdict(list, {"miou": [1.0]}),
         "hooks": [Hook("evaluate"), os.path.join, Event(1.0), {1, 2}, frozenset("ab"), b"bytes", 2**70],
+        "names": [Names(), Names(["one"]), Names(["one", "two"])],
         "curve": np.arange(5.0),
         "dtype": torch.float32,
         "device": torch.device("cpu"),
@@ -177,9 +182,13 @@ def test_the_form_that_the_hostile_cases_start_from_is_right(tmp_path: Path) -> 
         "repeated a billion times": tensor_pickle("I1000000000\n", "I0\n"),
         "numel wraps around to 0": tensor_pickle("I4294967296\nI4294967296\n", "I0\nI0\n"),
         "size is a text": tensor_pickle("Vx\n", "I1\n"),
+        "offset of no machine": tensor_pickle("I4\n", "I1\n", offset=10**30),
         "no such storage": tensor_pickle("I4\n", "I1\n", key="1"),
         "unknown dtype": tensor_pickle("I4\n", "I1\n", dtype="Tensor"),
         "storage of no whole number of elements": tensor_pickle("I1\n", "I1\n", key="odd"),
+        "attribute of a number": b"I1\n(I1\nI1\ndb.",
+        "list as a key": b"\x80\x02}]K\x01s.",
+        "half a number": b"\x80\x02J\x01",
         "not a storage": b"(dVmodel\n(dVx\nctorch._utils\n_rebuild_tensor_v2\n(I1\nI0\n(t(tI00\nNtRss.",
         "memo index of four billion": b"\x80\x02}r\xff\xff\xff\xff.",
         "a terabyte of bytes": b"\x80\x05\x96\x00\x00\x00\x00\x00\x01\x00\x00.",
@@ -201,12 +210,30 @@ def test_hostile_pickles_are_refused_in_one_line(tmp_path: Path, pickled: tuple[
     assert "\n" not in str(caught.value)
 
 
-def test_bombs_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
+@pytest.mark.parametrize("data", [bytes(10_000_000), random.Random(0).randbytes(100_000)])
+def test_compressed_files_are_refused(tmp_path: Path, data: bytes) -> None:
+    """A bomb or not: torch.save compresses nothing."""
     pickled = tensor_pickle("I4\n", "I1\n")
-    archive(path, pickled, {"data/0": bytes(10_000_000)}, compressed=True)
+    path = archive(tmp_path / "model.pth", pickled, {"data/0": data}, compressed=True)
     with pytest.raises(ValueError, match="compressed, or overlap"):
         read_pth(path)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        tensor_pickle("I2000000000\nVx\n", "I1\nI1\n"),
+        b"(dVmodel\n(dVx\nctorch._utils\n_rebuild_tensor_v2\n(I1\nI0\n(t(tI00\nNtRss.",
+    ],
+)
+def test_tensors_that_are_none_are_refused_before_they_are_made(tmp_path: Path, pickled: bytes) -> None:
+    with pytest.raises(ValueError, match="the tensor x has no storage or no size"):
+        read_pth(archive(tmp_path / "model.pth", pickled, NUMBERS))
+
+
+def test_shared_tensors_are_refused(tmp_path: Path) -> None:
+    """They would be written many times."""
+    path = tmp_path / "model.pth"
     shared = torch.zeros(10_000)
     torch.save({f"x{number}": shared for number in range(100)}, path)
     with pytest.raises(ValueError, match="tensors are larger than the file"):
@@ -221,6 +248,15 @@ def test_overlapping_members_are_refused(tmp_path: Path) -> None:
         file.filelist.extend([member] * 10)
         file._didModify = True  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="compressed, or overlap"):
+        read_pth(path)
+
+
+def test_a_directory_that_points_before_the_file_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "model.pth", tensor_pickle("I4\n", "I1\n"), NUMBERS)
+    whole = bytearray(path.read_bytes())
+    whole[-6] += 10  # where the directory is said to begin
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
         read_pth(path)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_clip_goes_with_adapters_only(saved: Path, adapter: Path) -> None:
 # Names.
 
 
-@pytest.mark.parametrize("name", ["san-vit-b", "", "no/such/file.safetensors", "LICENSE", "."])
+@pytest.mark.parametrize("name", ["san-vit-b", "", "no/such/file.safetensors", __file__, "."])
 def test_an_unknown_name_lists_the_names(name: str) -> None:
     message = refusal(lambda: load_san(name))
     assert all(known in message for known in ("mini", "san-vit-b-16", "san-vit-l-14", ".safetensors", ".pth"))
@@ -109,10 +110,22 @@ def released(tmp_path: Path, tiny_san: SAN, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_released_file_loads_and_converts(tmp_path: Path, released: Path, tiny_san: SAN) -> None:
     assert_same(load_san(released), tiny_san)
+    half = load_san(released, dtype=torch.float16)
+    assert {tensor.dtype for tensor in half.parameters()} == {torch.float16}
     out = tmp_path / "out" / "san.safetensors"
     convert(released, out)
     assert_same(load_san(out), tiny_san)
     assert load_san(out).config == tiny_san.config
+
+
+def test_a_diverged_released_file_is_refused(tmp_path: Path, released: Path, tiny_san: SAN) -> None:
+    with torch.no_grad():
+        tiny_san.clip.text.projection[0, 0] = torch.nan
+    torch.save(official_state(tiny_san), released)
+    assert "not finite are clip.text.projection" in refusal(lambda: load_san(released))
+    assert "not finite are clip.text.projection" in refusal(
+        lambda: convert(released, tmp_path / "out.safetensors")
+    )
 
 
 def test_convert_keeps_what_is_there(tmp_path: Path, released: Path, tiny_san: SAN, saved: Path) -> None:
@@ -149,12 +162,15 @@ def test_a_name_is_downloaded_converted_and_checked(
     tmp_path: Path, released: Path, tiny_san: SAN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SANSEG_CACHE", str(tmp_path / "cache"))
+    converted = tmp_path / "cache" / "weights" / "san-vit-b-16.safetensors"
+    converted.parent.mkdir(parents=True)
+    converted.write_bytes(b"half of i")  # a conversion that was interrupted
+    converted.with_suffix(".json").write_text(json.dumps({"sha256": download.sha256_of(released)}))
     with monkeypatch.context() as patch:
         patch.setattr(download, "_download", lambda release, target: released)
         assert_same(load_san("san-vit-b-16"), tiny_san)
     monkeypatch.setattr(download, "_download", lambda release, target: pytest.fail("was downloaded again"))
     assert_same(load_san("san-vit-b-16"), tiny_san)
-    converted = tmp_path / "cache" / "weights" / "san-vit-b-16.safetensors"
     rewrite(converted, read_file(converted)[0] | {"nothing": torch.zeros(1, 24)})
     assert str(converted) in refusal(lambda: load_san("san-vit-b-16"))
 

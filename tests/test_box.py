@@ -1,0 +1,95 @@
+"""The model in the box: real, small, and useful on photos that it never saw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sanseg
+from sanseg.model.san import SAN
+from sanseg.model.weights import NAMED
+from sanseg.segmenter import Encoded, Segmenter
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+BOX = NAMED["mini"]
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return sanseg.load("mini", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def cat(segmenter: Segmenter) -> Encoded:
+    return segmenter.encode(EXAMPLES / "cat.jpg")
+
+
+def test_it_fits_in_forty_megabytes() -> None:
+    assert isinstance(BOX, Path)
+    assert sum(file.stat().st_size for file in BOX.parent.iterdir()) < 40e6
+
+
+def test_one_word_does_not_paint_everything(cat: Encoded) -> None:
+    seen = cat.segment("cat")
+    share = seen.areas()["cat"]
+    assert 0.2 < share < 0.75, "a cat on a blanket, close up"
+    height, width = seen.label_map.shape
+    assert seen.mask("cat")[height // 2, width // 2]
+    corners = seen.label_map[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == seen.other_id).sum() >= 3
+    assert cat.segment("cat", other=None).areas()["cat"] == 1.0
+
+
+def test_a_thing_that_is_not_there_is_hardly_seen(cat: Encoded) -> None:
+    assert cat.segment("airplane").areas()["airplane"] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("photo", "words", "wanted"),
+    [
+        ("cat.jpg", "cat, dog, car, sky", "cat"),
+        ("cat.jpg", "kitten, bus, tree", "kitten"),
+        ("astronaut.jpg", "person, horse, grass", "person"),
+        ("astronaut.jpg", "woman, bicycle, river", "woman"),
+        ("coffee.jpg", "cup, sheep, building", "cup"),
+    ],
+)
+def test_the_obvious_word_wins(segmenter: Segmenter, photo: str, words: str, wanted: str) -> None:
+    areas = segmenter(EXAMPLES / photo, words).areas()
+    named = {label: share for label, share in areas.items() if label != "other"}
+    assert max(named, key=lambda label: named[label]) == wanted, areas
+    assert named[wanted] > 0.1
+
+
+def test_words_answer_whatever_their_order(cat: Encoded) -> None:
+    words = ["cat", "blanket", "wall", "sofa"]
+    forward, backward = cat.segment(words), cat.segment(words[::-1])
+    for word in words:
+        assert np.array_equal(forward.mask(word), backward.mask(word))
+
+
+@pytest.mark.parametrize("names", [["cat"], [f"thing number {n}" for n in range(2_000)]], ids=["1", "2000"])
+def test_one_label_and_two_thousand(cat: Encoded, names: Sequence[str]) -> None:
+    seen = cat.segment(names, other=None)
+    assert seen.label_map.max() < len(names)
+    assert seen.confidence.max() <= 1
+
+
+def test_what_is_saved_can_be_opened(cat: Encoded, tmp_path: Path) -> None:
+    seen = cat.segment("cat, sofa")
+    files = seen.save(tmp_path, "cat")
+    index = Image.open(files["index"])
+    assert np.array_equal(np.asarray(index), seen.label_map)
+    described = json.loads(files["json"].read_text())
+    assert described["model"] == "mini"
+    assert sum(region["share"] for region in described["regions"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_it_is_a_san(segmenter: Segmenter) -> None:
+    assert isinstance(segmenter.san, SAN)
+    assert not segmenter.san.training
