@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sanseg.model.config import CLIPConfig
 from sanseg.model.stem import STEMS
 from sanseg.model.text import TextTower
-from sanseg.model.transformer import Block, recognition_mask, resize_position
+from sanseg.model.transformer import Block, drawn, recognition_mask, resize_position
 
 LAYER_NORM_EPS = 1e-5  # CLIP's; the side adapter's is 1e-6
 
@@ -48,14 +48,14 @@ class VisionTower(nn.Module):
         self.config = vision
         self.stem = STEMS[vision.stem](vision.width, vision.patch)
         self.class_token = nn.Parameter(torch.zeros(vision.width))
-        self.position = nn.Parameter(0.02 * torch.randn(1 + vision.grid**2, vision.width))
+        self.position = drawn(1 + vision.grid**2, vision.width, std=0.02)
         self.norm_pre = nn.LayerNorm(vision.width, eps=LAYER_NORM_EPS)
         self.blocks = nn.ModuleList(
             Block(vision.width, vision.heads, eps=LAYER_NORM_EPS, quick_gelu=config.quick_gelu)
             for _ in range(vision.layers)
         )
         self.norm_post = nn.LayerNorm(vision.width, eps=LAYER_NORM_EPS)
-        self.projection = nn.Parameter(vision.width**-0.5 * torch.randn(vision.width, config.embed))
+        self.projection = drawn(vision.width, config.embed, std=vision.width**-0.5)
 
     def shallow(self, image_B3HW: Tensor, blocks: int, wanted: Collection[int]) -> Shallow:
         """The first `blocks` blocks; features after each number of blocks in `wanted` (0: after norm_pre)."""

@@ -1,10 +1,10 @@
 """Reads the tensors of a foreign .pth file, running nothing that the file says.
 
 A .pth file is a pickle, and a pickle may name any function to be called. Here no name is ever imported: the
-few that a state dict needs stand for inert values, every other one for a placeholder. This is
-stricter than `torch.load(weights_only=True)`, which refuses the trainer state that released checkpoints hold
-beside their tensors, and which a hostile file could bring to corrupt memory before torch 2.10
-(CVE-2026-24747; before 2.6 also CVE-2025-32434).
+few that a state dict needs stand for inert values, every other one for a placeholder. This is stricter than
+`torch.load(weights_only=True)`, which refuses the trainer state that released checkpoints hold beside their
+tensors, and which a hostile file could bring to corrupt memory before torch 2.10 (CVE-2026-24747), or to run
+code before torch 2.6 (CVE-2025-32434).
 """
 
 from __future__ import annotations

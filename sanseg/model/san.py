@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sanseg.model.clip import CLIP
 from sanseg.model.config import SANConfig
 from sanseg.model.side_adapter import SideAdapter
+from sanseg.model.transformer import drawn
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,15 @@ class SAN(nn.Module):
                 f"split is {config.split}, fusion reads block {deepest}, CLIP has {config.clip.vision.layers}:"
                 " wanted fusion <= split < layers"
             )
+        readings = config.side.readings
+        if not readings or min(readings) < 1 or max(readings) > config.side.layers:
+            raise ValueError(
+                f"readings {readings} of {config.side.layers} side blocks: wanted some of 1 to the last"
+            )
         self.config = config
         self.clip = CLIP(config.clip)
         self.side_adapter = SideAdapter(config)
-        self.nothing = nn.Parameter(torch.randn(1, config.clip.embed))
+        self.nothing = drawn(1, config.clip.embed, std=1.0)
         self.freeze()
 
     def propose(self, image_B3HW: Tensor) -> Proposals:

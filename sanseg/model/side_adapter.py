@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sanseg.model.clip import Shallow
 from sanseg.model.config import SANConfig
 from sanseg.model.stem import Lite0Stem
-from sanseg.model.transformer import Block, resize_position
+from sanseg.model.transformer import Block, drawn, resize_position
 
 LAYER_NORM_EPS = 1e-6
 
@@ -71,9 +71,9 @@ class SideAdapter(nn.Module):
         super().__init__()
         side = config.side
         self.config = side
-        self.query = nn.Parameter(torch.randn(side.queries, side.width))
-        self.query_position = nn.Parameter(torch.randn(side.queries, side.width))
-        self.position = nn.Parameter(0.02 * torch.randn(side.grid**2, side.width))
+        self.query = drawn(side.queries, side.width, std=1.0)
+        self.query_position = drawn(side.queries, side.width, std=1.0)
+        self.position = drawn(side.grid**2, side.width, std=0.02)
         self.patches = nn.Conv2d(3, side.width, side.patch, side.patch)
         self.blocks = nn.ModuleList(
             Block(side.width, side.heads, eps=LAYER_NORM_EPS, quick_gelu=False) for _ in range(side.layers)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sanseg.model.config import CLIPConfig
 from sanseg.model.text_cache import TextCache
 from sanseg.model.tokenizer import Tokenizer
-from sanseg.model.transformer import Block
+from sanseg.model.transformer import Block, drawn
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     # ViLD's prompts, which the released SAN models were trained with.
@@ -49,12 +49,12 @@ class TextTower(nn.Module):
         text = config.text
         self.config = text
         self.embedding = nn.Embedding(text.vocabulary_size, text.width)
-        self.position = nn.Parameter(0.01 * torch.randn(text.context, text.width))
+        self.position = drawn(text.context, text.width, std=0.01)
         self.blocks = nn.ModuleList(
             Block(text.width, text.heads, eps=1e-5, quick_gelu=config.quick_gelu) for _ in range(text.layers)
         )
         self.norm_final = nn.LayerNorm(text.width, eps=1e-5)
-        self.projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, config.embed))
+        self.projection = drawn(text.width, config.embed, std=text.width**-0.5)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def forward(self, tokens_KL: Tensor) -> Tensor:

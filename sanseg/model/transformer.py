@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def drawn(*shape: int, std: float) -> nn.Parameter:
+    """A parameter of normal random values."""
+    return nn.Parameter(nn.init.normal_(torch.empty(shape), std=std))
+
+
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
 

@@ -57,7 +57,9 @@ def load_san(
     path = _locate(name_or_path)
     if path.suffix == ".pth":
         config, state = _read_official(path)
-        if not _whole(state):
+        if _whole(state):
+            _refuse(clip, path)
+        else:
             raise ValueError(
                 f"{path} holds only a side adapter: convert it first, naming its CLIP's checkpoint"
             )
@@ -116,8 +118,7 @@ def convert(
     path = Path(source)
     config, state = _read_official(path)
     if _whole(state):
-        if clip is not None:
-            raise ValueError(f"{path} holds its own CLIP: leave clip={os.fspath(clip)!r} out")
+        _refuse(clip, path)
         write(Path(out), state, "san", config, checksum(frozen_clip(state)))
     else:
         write(Path(out), state, "adapter", config, checksum(_base_clip(path, config, clip)))
@@ -153,11 +154,15 @@ def _whole(state: dict[str, Tensor]) -> bool:
     return bool(frozen_clip(state))
 
 
+def _refuse(clip: NameOrPath | None, path: Path) -> None:
+    if clip is not None:
+        raise ValueError(f"{path} holds its own CLIP: leave clip={os.fspath(clip)!r} out")
+
+
 def _clip_for(head: Head, clip: NameOrPath | None) -> dict[str, Tensor]:
     """The frozen CLIP that an adapter needs; nothing for a whole network, which has its own."""
     if head.kind == "san":
-        if clip is not None:
-            raise ValueError(f"{head.path} holds its own CLIP: leave clip={os.fspath(clip)!r} out")
+        _refuse(clip, head.path)
         return {}
     frozen = _base_clip(head.path, head.config, clip)
     got = checksum(frozen)

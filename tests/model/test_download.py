@@ -203,5 +203,7 @@ def test_what_the_rust_transport_raises_is_caught(tmp_path: Path, monkeypatch: p
         raise RuntimeError("Data processing error\nand more")
 
     monkeypatch.setattr(download, "hf_hub_download", broken)
-    with pytest.raises(OSError, match=r"san_vit_b_16\.pth could not be .* \(Data processing error\): try again"):
+    with pytest.raises(
+        OSError, match=r"san_vit_b_16\.pth could not be .* \(Data processing error\): try again"
+    ):
         obtain(RELEASE, tmp_path / "out", copyfile)

@@ -131,7 +131,9 @@ def test_half_precision_agrees_roughly(san: SAN, image: Tensor) -> None:
     exact = san.propose(image)
     half = san.to(torch.bfloat16).propose(image.bfloat16())
     assert half.embeddings.dtype == torch.bfloat16
-    assert torch.nn.functional.cosine_similarity(half.embeddings.float(), exact.embeddings, dim=-1).min() > 0.98
+    assert (
+        torch.nn.functional.cosine_similarity(half.embeddings.float(), exact.embeddings, dim=-1).min() > 0.98
+    )
 
 
 def test_impossible_configurations_are_refused(tiny_config: SANConfig) -> None:
@@ -140,9 +142,14 @@ def test_impossible_configurations_are_refused(tiny_config: SANConfig) -> None:
         (replace(tiny_config, split=4), "split is 4"),
         (replace(tiny_config, split=2), "fusion reads block 3"),
         (replace(tiny_config, side=replace(side, heads=5)), "5 heads"),
+        (replace(tiny_config, side=replace(side, readings=())), "readings"),
+        (replace(tiny_config, side=replace(side, readings=(4, 5))), "readings"),
         (replace(tiny_config, side=replace(side, mask_stride=8)), "stem with finer features"),
         (replace(tiny_config, side=replace(side, mask_stride=4)), "mask_stride is 4"),
-        (replace(tiny_config, clip=replace(clip, vision=replace(clip.vision, stem="x"))), "stem 'x' is unknown"),
+        (
+            replace(tiny_config, clip=replace(clip, vision=replace(clip.vision, stem="x"))),
+            "stem 'x' is unknown",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             SAN(config)

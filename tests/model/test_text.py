@@ -50,7 +50,7 @@ def test_rows_keep_the_order_of_names_and_repeat_with_them(tiny_san: SAN) -> Non
 
 
 def test_an_unknown_template_set_lists_the_known(tiny_san: SAN) -> None:
-    with pytest.raises(ValueError, match="imagenet.*vild, plain"):
+    with pytest.raises(ValueError, match=r"imagenet.*vild, plain"):
         TextEncoder(tiny_san.clip.text)(NAMES, "imagenet")
 
 

@@ -110,6 +110,7 @@ def released(tmp_path: Path, tiny_san: SAN, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_released_file_loads_and_converts(tmp_path: Path, released: Path, tiny_san: SAN) -> None:
     assert_same(load_san(released), tiny_san)
+    assert "leave clip=" in refusal(lambda: load_san(released, clip=released))
     half = load_san(released, dtype=torch.float16)
     assert {tensor.dtype for tensor in half.parameters()} == {torch.float16}
     out = tmp_path / "out" / "san.safetensors"
