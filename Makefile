@@ -21,6 +21,8 @@ check: $(VENV)/installed-test demo
 	$(BIN)/mypy --strict sanseg
 	$(BIN)/python -m pytest
 	$(BIN)/python -m tests.demo_outputs demo-output
+	rm -rf build && $(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m tests.wheel_contents build/wheel
 	$(BIN)/pip install --quiet --no-deps --target $(VENV)/oldest-open-clip --upgrade open_clip_torch==$(OLDEST_OPEN_CLIP)
 	PYTHONPATH=$(VENV)/oldest-open-clip $(BIN)/python -m pytest tests/model/test_open_clip.py
 

@@ -16,10 +16,9 @@ from torch import Tensor
 from sanseg.images import Geometry
 from sanseg.vocabulary import other_id
 
-TILE_FLOATS = 1 << 24  # of scores at once: 64 MB
-CPU_TILE_SIDE = (
-    32  # pixels; masks hardly vary in so small a tile, so most rows cannot win (see `_contenders`)
-)
+# Scores at once, by kind of device. On a CPU 8 MB stay in its caches, and masks hardly vary in so small a tile,
+# so that most rows cannot win there (see `_contenders`); a GPU wants more to do at once.
+TILE_FLOATS = {"cpu": 1 << 21, "gpu": 1 << 24}
 
 
 def label_map(
@@ -44,8 +43,8 @@ def label_map(
     down_Hh, across_wW = _weights(masks, geometry)
     best = torch.empty(height, width, dtype=torch.int32, device=masks.device)
     share = torch.empty(height, width, device=masks.device)
-    largest = TILE_FLOATS // max(p_RQ.shape)
-    for rows, columns in _tiles(height, width, min(largest, CPU_TILE_SIDE**2) if best.is_cpu else largest):
+    pixels = TILE_FLOATS["cpu" if best.is_cpu else "gpu"] // max(p_RQ.shape)
+    for rows, columns in _tiles(height, width, pixels):
         if columns.start == 0:
             band_Qyw = _band(masks, down_Hh[rows])
         s_QP = _inside(band_Qyw, across_wW[:, columns]).sigmoid_()

@@ -30,7 +30,7 @@ from sanseg.data.datasets import SegmentationSet
 from sanseg.data.stream import Batch, Stream
 from sanseg.data.transforms import Augmentation
 from sanseg.losses import Draws, LossConfig, Losses, Target, count_masks, reading_losses
-from sanseg.model.checkpoint import replacing
+from sanseg.model.checkpoint import checksum, frozen_clip, replacing
 from sanseg.model.san import SAN
 from sanseg.model.text import Classifier, TextEncoder
 from sanseg.model.weights import save_san
@@ -196,7 +196,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     device = san.nothing.device
     optimizer = make_optimizer(san, config)
-    run = describe(config, sets)
+    run = describe(config, sets, san)
     done = load_state(folder / "state.safetensors", san, optimizer, run)
     stream = Stream(sets, config.augmentation, san.config.mean, san.config.std, config.seed, config.repeats)
     encoder = TextEncoder(san.clip.text)
@@ -230,11 +230,13 @@ def train(
                     saved(done)
 
 
-def describe(config: TrainConfig, sets: Iterable[SegmentationSet]) -> dict[str, Any]:
+def describe(config: TrainConfig, sets: Iterable[SegmentationSet], san: SAN) -> dict[str, Any]:
     """What must be the same for a run to go on: plain values, as JSON gives them back."""
     values = asdict(config)
     for name in ("workers", "save_every"):  # these change nothing that is computed
         del values[name]
+    values["model"] = san.config.to_dict()
+    values["clip"] = checksum(frozen_clip(san.state_dict()))
     values["sets"] = [[one.name, len(one)] for one in sets]
     described: dict[str, Any] = json.loads(json.dumps(values))
     return described

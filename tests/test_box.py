@@ -31,6 +31,7 @@ def cat(segmenter: Segmenter) -> Encoded:
 
 def test_it_fits_in_forty_megabytes() -> None:
     assert isinstance(BOX, Path)
+    assert BOX.is_file()
     assert sum(file.stat().st_size for file in BOX.parent.iterdir()) < 40e6
 
 
@@ -69,8 +70,8 @@ def test_the_obvious_word_wins(segmenter: Segmenter, photo: str, words: str, wan
 def test_words_answer_whatever_their_order(cat: Encoded) -> None:
     words = ["cat", "blanket", "wall", "sofa"]
     forward, backward = cat.segment(words), cat.segment(words[::-1])
-    for word in words:
-        assert np.array_equal(forward.mask(word), backward.mask(word))
+    for word in words:  # sums in another order round differently, so near-ties may fall otherwise
+        assert (forward.mask(word) != backward.mask(word)).mean() < 1e-4
 
 
 @pytest.mark.parametrize("names", [["cat"], [f"thing number {n}" for n in range(2_000)]], ids=["1", "2000"])

@@ -42,7 +42,7 @@ def assert_plain(
 ) -> None:
     """The label map is the plain formula's wherever its best two differ by more than rounding."""
     ids, confidence = label_map(masks, probabilities, row_label, geometry)
-    scores = score_map(masks, probabilities, geometry)
+    scores = score_map(masks, probabilities, geometry).cpu()
     other = 254 if max(row_label) < 254 else 65_534
     row_ids = np.array([other if label < 0 else label for label in row_label])
     assert ids.shape == confidence.shape == geometry.original
@@ -129,6 +129,14 @@ def test_half_precision_masks_are_scored_in_float32() -> None:
         strict=True,
     ):
         np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_answers_as_the_cpu() -> None:
+    masks, probabilities = case(20, 300, (8, 9), seed=8)
+    assert_plain(
+        masks.cuda(), probabilities.cuda(), list(range(300)), Geometry((300, 400), (60, 70), (64, 72))
+    )
 
 
 def test_where_all_masks_vanish_nothing_is_sure() -> None:

@@ -1,6 +1,6 @@
 """README's picture: the example photos above what `make demo` made of them.
 
-    python docs/pictures/make.py demo-output
+python docs/pictures/make.py demo-output
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def column(photo: Path, results: Path) -> Image.Image:
     overlay = Image.open(results / f"{photo.stem}.overlay.png").convert("RGB")
     scale = HEIGHT / original.height
     top, below = (
-        image.resize((round(image.width * scale), round(image.height * scale))) for image in (original, overlay)
+        image.resize((round(image.width * scale), round(image.height * scale)))
+        for image in (original, overlay)
     )
     whole = Image.new("RGB", (max(top.width, below.width), top.height + GAP + below.height), "white")
     whole.paste(top, (0, 0))

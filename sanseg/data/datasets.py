@@ -141,9 +141,9 @@ class SegmentationSet:
 
 def _read_mask(path: Path) -> NDArray[np.int32]:
     try:
-        with Image.open(path) as mask:
+        with Image.open(path, formats=("PNG",)) as mask:
             if mask.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
                 raise ValueError(f"{path} is a mask of mode {mask.mode}: save it with one channel of indices")
             return np.asarray(mask).astype(np.int32)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a mask ({error}): save it as PNG again") from error

@@ -125,7 +125,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], kind: str, config: SANConfi
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+            # Clones: safetensors refuses tensors that share memory, as a foreign file's may.
+            save_file(
+                {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, temporary, metadata
+            )
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}") from error
 

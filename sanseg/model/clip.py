@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from sanseg.model.config import CLIPConfig
 from sanseg.model.stem import STEMS
-from sanseg.model.text import TextTower
+from sanseg.model.text import LAYER_NORM_EPS, TextTower
 from sanseg.model.transformer import Block, drawn, recognition_mask, resize_position
-
-LAYER_NORM_EPS = 1e-5  # CLIP's; the side adapter's is 1e-6
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class VisionTower(nn.Module):
         bias_BNQhw: on any grid; adaptively max-pooled to CLIP's. [SLS] tokens start as CLIP's class token.
         """
         N, Q = bias_BNQhw.shape[1:3]
-        pooled = F.adaptive_max_pool2d(bias_BNQhw.flatten(1, 2), shallow.grid)
+        pooled = max_pool_to(bias_BNQhw.flatten(1, 2), shallow.grid)
         mask = recognition_mask(torch.unflatten(pooled, 1, (N, Q)))
         context = shallow.tokens
         sls_BQD = context[:, :1].expand(-1, Q, -1)
@@ -104,6 +102,14 @@ class VisionTower(nn.Module):
         """Plain CLIP: normalised pictures (B, 3, H, W) to unit vectors (B, E)."""
         layers = len(self.blocks)
         return self.embed(self.shallow(image_B3HW, layers, ()).tokens[:, 0])
+
+
+def max_pool_to(maps_BChw: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Adaptive max pooling. MPS has it only for sides that divide, and is silently wrong for others."""
+    divides = all(side % wanted == 0 for side, wanted in zip(maps_BChw.shape[2:], grid, strict=True))
+    if maps_BChw.device.type == "mps" and not divides:
+        return F.adaptive_max_pool2d(maps_BChw.cpu(), grid).to(maps_BChw.device)
+    return F.adaptive_max_pool2d(maps_BChw, grid)
 
 
 class CLIP(nn.Module):

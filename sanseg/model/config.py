@@ -12,6 +12,7 @@ from typing import Any
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
+LARGEST_SIDE = 8_192  # pixels: what a configuration may resize a picture to
 CLIP_MERGES = 48_894  # the whole of CLIP's merges table: a vocabulary of 49,408 tokens
 
 
@@ -100,6 +101,34 @@ class SANConfig:
     templates: str = "vild"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values that no tensor's shape would betray: a configuration may come from a file."""
+        side, clip = self.side, self.clip.vision
+        wanted = {
+            f"fusion {side.fusion} within {self.split} CLIP and {side.layers} side blocks": all(
+                0 <= of <= self.split and 0 <= into <= side.layers for of, into in side.fusion
+            )
+            and len({into for _, into in side.fusion}) == len(side.fusion),
+            f"split {self.split} below CLIP's {clip.layers} blocks": 0 <= self.split < clip.layers,
+            f"readings {side.readings} ascending, of {side.layers} side blocks": len(side.readings) > 0
+            and list(side.readings) == sorted(set(side.readings))
+            and 1 <= side.readings[0] <= side.readings[-1] <= side.layers,
+            f"mask_stride {side.mask_stride} the patch, {side.patch}, or half of it": side.mask_stride
+            in (side.patch, side.patch // 2),
+            f"divisor {self.divisor} a multiple of the patch, {side.patch}": self.divisor > 0
+            and side.patch > 0
+            and self.divisor % side.patch == 0,
+            f"sides {self.short_side} to {self.long_side} within 1 to {LARGEST_SIDE} pixels": 1
+            <= self.short_side
+            <= self.long_side
+            <= LARGEST_SIDE,
+            f"clip_scale {self.clip_scale} above 0, at most 1": 0 < self.clip_scale <= 1,
+            f"std {self.std} above 0": min(self.std) > 0,
+        }
+        for want, holds in wanted.items():
+            if not holds:
+                raise ValueError(f"not a SAN that can be built: wanted {want}")
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of plain values, as checkpoints store it."""

@@ -14,6 +14,8 @@ import platformdirs
 from huggingface_hub import hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 
+from sanseg.model.checkpoint import replacing
+
 # What huggingface_hub lets through: OSError (nearly all of its own), RuntimeError (its transport in Rust),
 # and the errors of its HTTP library (requests, httpx, httpx2 so far), from which its own error derives.
 _DOWNLOAD_ERRORS: tuple[type[BaseException], ...] = (OSError, RuntimeError, HfHubHTTPError.__bases__[0])
@@ -134,6 +136,5 @@ def _read(record_path: Path) -> Record | None:
 
 
 def _write(record_path: Path, record: Record) -> None:
-    temporary = record_path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(record), indent=1) + "\n")
-    temporary.replace(record_path)
+    with replacing(record_path) as temporary:
+        temporary.write_text(json.dumps(asdict(record), indent=1) + "\n")

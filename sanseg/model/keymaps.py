@@ -168,11 +168,15 @@ def _take(
     if missing or left:
         raise ValueError(f"not {wanted}: {_some('missing', missing)}, {_some('unknown', left)}")
     for ours, theirs in names.items():
-        if state[theirs].numel() != shapes[ours].numel():
+        if _sides(state[theirs].shape) != _sides(shapes[ours]):
             raise ValueError(
                 f"not {wanted}: {theirs} has shape {tuple(state[theirs].shape)}, wanted {tuple(shapes[ours])}"
             )
     return {ours: state[theirs].reshape(shapes[ours]) for ours, theirs in names.items()}
+
+
+def _sides(shape: torch.Size) -> list[int]:
+    return [side for side in shape if side != 1]
 
 
 def _some(what: str, keys: list[str]) -> str:

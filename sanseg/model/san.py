@@ -33,17 +33,6 @@ class SAN(nn.Module):
 
     def __init__(self, config: SANConfig) -> None:
         super().__init__()
-        deepest = max(block for block, _ in config.side.fusion)
-        if deepest > config.split or config.split >= config.clip.vision.layers:
-            raise ValueError(
-                f"split is {config.split}, fusion reads block {deepest}, CLIP has {config.clip.vision.layers}:"
-                " wanted fusion <= split < layers"
-            )
-        readings = config.side.readings
-        if not readings or min(readings) < 1 or max(readings) > config.side.layers:
-            raise ValueError(
-                f"readings {readings} of {config.side.layers} side blocks: wanted some of 1 to the last"
-            )
         self.config = config
         self.clip = CLIP(config.clip)
         self.side_adapter = SideAdapter(config)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sanseg.model.clip import Shallow
 from sanseg.model.config import SANConfig
-from sanseg.model.stem import Lite0Stem
+from sanseg.model.stem import STEMS
 from sanseg.model.transformer import Block, drawn, resize_position
 
 LAYER_NORM_EPS = 1e-6
@@ -80,9 +80,12 @@ class SideAdapter(nn.Module):
         )
         self.fusion = nn.ModuleList(Fusion(config.clip.vision.width, side.width) for _ in side.fusion)
         self.decoder = Decoder(config)
-        if side.mask_stride not in (side.patch, side.patch // 2):
-            raise ValueError(f"mask_stride is {side.mask_stride}: use the patch, {side.patch}, or half of it")
-        self.fine = Fusion(fine_channels(config), side.width) if side.mask_stride < side.patch else None
+        fine_channels = STEMS[config.clip.vision.stem].FINE_CHANNELS
+        if side.mask_stride < side.patch and not fine_channels:
+            raise ValueError(
+                f"mask_stride {side.mask_stride} needs a stem with finer features: use the patch"
+            )
+        self.fine = Fusion(fine_channels, side.width) if side.mask_stride < side.patch else None
 
     def forward(
         self, image_B3HW: Tensor, shallow: Shallow, *, auxiliary: bool
@@ -123,12 +126,3 @@ class SideAdapter(nn.Module):
             pixels = pixels + self.fine(shallow.fine, size)
         mask_logits, bias = self.decoder(queries, patches, grid, pixels)
         return torch.unflatten(mask_logits, 2, size), bias
-
-
-def fine_channels(config: SANConfig) -> int:
-    """Channels of the stem's finer features. Raises ValueError for a stem without any."""
-    if config.clip.vision.stem != "efficientnet-lite0":
-        raise ValueError(
-            f"mask_stride {config.side.mask_stride} needs a stem with finer features: use the patch"
-        )
-    return Lite0Stem.FINE_CHANNELS

@@ -5,8 +5,6 @@ B batch, D width, h w token grid, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +12,8 @@ from torch import Tensor, nn
 
 class PatchStem(nn.Module):
     """One convolution of `patch` x `patch` pixels, without bias: CLIP's."""
+
+    FINE_CHANNELS = 0  # it has no finer features
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
@@ -115,4 +115,4 @@ class Lite0Stem(nn.Module):
         return self.join(middle, last), fine
 
 
-STEMS: dict[str, Callable[[int, int], nn.Module]] = {"": PatchStem, "efficientnet-lite0": Lite0Stem}
+STEMS: dict[str, type[PatchStem | Lite0Stem]] = {"": PatchStem, "efficientnet-lite0": Lite0Stem}

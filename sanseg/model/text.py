@@ -38,6 +38,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
 }
 
+LAYER_NORM_EPS = 1e-5  # of both CLIP towers; the side adapter's is 1e-6
+CACHE_FORMAT = 1  # raise it when the same weights and words come to give other embeddings
 PROMPTS_AT_ONCE = 256  # bounds the memory of encoding thousands of names
 
 
@@ -48,12 +50,14 @@ class TextTower(nn.Module):
         super().__init__()
         text = config.text
         self.config = text
+        self.quick_gelu = config.quick_gelu
         self.embedding = nn.Embedding(text.vocabulary_size, text.width)
         self.position = drawn(text.context, text.width, std=0.01)
         self.blocks = nn.ModuleList(
-            Block(text.width, text.heads, eps=1e-5, quick_gelu=config.quick_gelu) for _ in range(text.layers)
+            Block(text.width, text.heads, eps=LAYER_NORM_EPS, quick_gelu=config.quick_gelu)
+            for _ in range(text.layers)
         )
-        self.norm_final = nn.LayerNorm(text.width, eps=1e-5)
+        self.norm_final = nn.LayerNorm(text.width, eps=LAYER_NORM_EPS)
         self.projection = drawn(text.width, config.embed, std=text.width**-0.5)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
@@ -73,13 +77,15 @@ class TextTower(nn.Module):
 class TextEncoder:
     """Names to embeddings: the prompts of a template set through the text tower, cached by (model, set, name).
 
-    `fingerprint` names the weights of the tower in the cache. Without a cache every call computes.
+    `fingerprint` names the weights of the tower in the cache; what is not in them (heads, activation, precision)
+    is added here, and CACHE_FORMAT. Without a cache every call computes.
     """
 
     def __init__(self, tower: TextTower, fingerprint: str = "", cache: TextCache | None = None) -> None:
         self.tower = tower
         self.tokenizer = Tokenizer(tower.config.merges)
-        self.fingerprint = fingerprint
+        dtype = tower.projection.dtype
+        self.fingerprint = f"{fingerprint} {tower.config} {tower.quick_gelu} {dtype} {CACHE_FORMAT}"
         self.cache = cache
 
     def __call__(
@@ -95,14 +101,15 @@ class TextEncoder:
         keys = {name: (self.fingerprint, templates, name) for name in names}
         known = self.cache.get(list(keys.values())) if self.cache else {}
         width = self.tower.projection.shape[1]
-        found = {key: row for key, row in known.items() if row.shape == (width,)}
+        found = {key: row for key, row in known.items() if row.shape == (width,) and row.isfinite().all()}
         missing = [name for name, key in keys.items() if key not in found]
         at_once = max(1, PROMPTS_AT_ONCE // len(TEMPLATES[templates]))
         missing.sort(key=len)  # names of like length share a batch without padding it
         for start in range(0, len(missing), at_once):
             some = missing[start : start + at_once]
             rows = self._encode(some, TEMPLATES[templates]).cpu()
-            fresh = {keys[name]: row for name, row in zip(some, rows, strict=True)}
+            # Clones: a row that is a view keeps the whole batch in memory.
+            fresh = {keys[name]: row.clone() for name, row in zip(some, rows, strict=True)}
             if self.cache:
                 self.cache.put(fresh)
             found |= fresh

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from threading import Lock
 
@@ -19,7 +21,9 @@ DISK_ROWS = 200_000  # at 512 floats, 400 MB
 
 
 class TextCache:
-    """Embeddings (E,) float32 by (fingerprint, template set, name); the least recently used give way.
+    """Embeddings (E,) float32 by (fingerprint, template set, name).
+
+    In memory the least recently used give way, on disk the first written.
 
     path: a SQLite file, made when first written; None keeps everything in memory. A file that is damaged or cannot
     be written costs only time: the cache then stays in memory, and `trouble` says why.
@@ -41,7 +45,7 @@ class TextCache:
             for key in found:
                 self._memory.move_to_end(key)
             missing = [key for key in keys if key not in found]
-            if missing and self.path is not None and self.path.exists():
+            if missing and self.path is not None and os.path.exists(self.path):  # noqa: PTH110, never raises
                 fresh = self._read(missing)
                 self._remember(fresh)
                 found |= fresh
@@ -62,22 +66,21 @@ class TextCache:
     def _read(self, keys: Sequence[Key]) -> dict[Key, Tensor]:
         found = {}
         try:
-            with sqlite3.connect(self._file(), timeout=10) as disk:
+            with closing(sqlite3.connect(self._file(), timeout=10)) as disk:
                 for key in keys:
                     row = disk.execute(
                         "SELECT embedding FROM rows WHERE model = ? AND templates = ? AND name = ?", key
                     ).fetchone()
                     if row is not None:
                         found[key] = torch.from_numpy(np.frombuffer(row[0], dtype="<f4").copy())
-            disk.close()
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:
             self._give_up(error)
         return found
 
     def _write(self, rows: Mapping[Key, Tensor]) -> None:
         try:
             self._file().parent.mkdir(parents=True, exist_ok=True)
-            with sqlite3.connect(self._file(), timeout=10) as disk:
+            with closing(sqlite3.connect(self._file(), timeout=10)) as disk, disk:
                 disk.execute(
                     "CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT,"
                     " templates TEXT, name TEXT, embedding BLOB, UNIQUE (model, templates, name))"
@@ -89,7 +92,6 @@ class TextCache:
                 disk.execute(
                     "DELETE FROM rows WHERE number <= (SELECT max(number) FROM rows) - ?", (self._disk_rows,)
                 )
-            disk.close()
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
@@ -98,5 +100,7 @@ class TextCache:
         return self.path
 
     def _give_up(self, error: Exception) -> None:
-        self.trouble = f"{self.path}: {error}: text embeddings are kept in memory only; remove the file"
+        damaged = isinstance(error, (ValueError, TypeError)) or type(error) is sqlite3.DatabaseError
+        remedy = "remove it" if damaged else "see that it can be read and written"
+        self.trouble = f"{self.path}: {error}: text embeddings are kept in memory only; {remedy}"
         self.path = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from sanseg.model.clip import max_pool_to
 from sanseg.model.config import SAN_MINI, SAN_VIT_B16, SAN_VIT_L14, SANConfig
 from sanseg.model.san import SAN
 from sanseg.model.transformer import Block
@@ -136,29 +139,62 @@ def test_half_precision_agrees_roughly(san: SAN, image: Tensor) -> None:
     )
 
 
-def test_impossible_configurations_are_refused(tiny_config: SANConfig) -> None:
-    clip, side = tiny_config.clip, tiny_config.side
-    for config, message in (
-        (replace(tiny_config, split=4), "split is 4"),
-        (replace(tiny_config, split=2), "fusion reads block 3"),
-        (replace(tiny_config, side=replace(side, heads=5)), "5 heads"),
-        (replace(tiny_config, side=replace(side, readings=())), "readings"),
-        (replace(tiny_config, side=replace(side, readings=(4, 5))), "readings"),
-        (replace(tiny_config, side=replace(side, mask_stride=8)), "stem with finer features"),
-        (replace(tiny_config, side=replace(side, mask_stride=4)), "mask_stride is 4"),
-        (
-            replace(tiny_config, clip=replace(clip, vision=replace(clip.vision, stem="x"))),
-            "stem 'x' is unknown",
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            SAN(config)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": 4}, "split 4 below"),
+        ({"split": 2}, "fusion .* within 2 CLIP"),
+        ({"divisor": 0}, "divisor 0"),
+        ({"divisor": 24}, "divisor 24"),
+        ({"short_side": 300}, "sides 300 to 256"),
+        ({"long_side": 100_000}, "sides 64 to 100000"),
+        ({"clip_scale": 0.0}, "clip_scale 0.0"),
+        ({"clip_scale": 2.0}, "clip_scale 2.0"),
+        ({"std": (0.2, 0.0, 0.2)}, "std"),
+    ],
+)
+def test_impossible_configurations_are_refused(
+    tiny_config: SANConfig, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(tiny_config, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": 5}, "5 heads"),
+        ({"readings": ()}, "readings"),
+        ({"readings": (4, 5)}, "readings"),
+        ({"readings": (4, 3)}, "readings"),
+        ({"fusion": ((0, 9),)}, "fusion"),
+        ({"fusion": ((0, 1), (2, 1))}, "fusion"),
+        ({"mask_stride": 8}, "stem with finer features"),
+        ({"mask_stride": 4}, "mask_stride 4"),
+    ],
+)
+def test_impossible_side_adapters_are_refused(
+    tiny_config: SANConfig, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SAN(replace(tiny_config, side=replace(tiny_config.side, **changes)))
+
+
+def test_an_unknown_stem_is_refused(tiny_config: SANConfig) -> None:
+    clip = tiny_config.clip
+    with pytest.raises(ValueError, match="stem 'x' is unknown"):
+        SAN(replace(tiny_config, clip=replace(clip, vision=replace(clip.vision, stem="x"))))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sizes", [((40, 40), (32, 32)), ((40, 40), (20, 20)), ((10, 14), (8, 11))])
+def test_pooling_is_adaptive(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    maps = torch.randn(2, 3, *sizes[0])
+    assert max_pool_to(maps, sizes[1]).equal(torch.nn.functional.adaptive_max_pool2d(maps, sizes[1]))
 
 
 @pytest.mark.parametrize("config", [SAN_VIT_B16, SAN_VIT_L14, SAN_MINI], ids=lambda config: config.name)
 def test_a_configuration_survives_a_journey(config: SANConfig) -> None:
-    import json
-
     assert SANConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
