@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find sanseg -type f -not -path '*/__pycache__/*')
 OLDEST_OPEN_CLIP := 2.24.0
-WORDS := cat, person, space suit, flag, helmet, cup, saucer, spoon, coffee, table
+WORDS := cat, person, helmet, cup, spoon, table
 
 .PHONY: demo test check clean
 

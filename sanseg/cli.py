@@ -212,7 +212,7 @@ def convert(
         from sanseg.model import weights
 
         weights.convert(file, out, clip=clip, overwrite=overwrite)
-        typer.echo(f"{out} written: use it with --model {out}")
+        typer.echo(f"{out} written: use it with --model {out}" + (f" --clip {clip}" if clip else ""))
 
 
 @app.command()

@@ -34,7 +34,7 @@ def label_map(
     row_label: the index of each row's label, or -1 for a distractor.
     Returns ids (H, W), indices of labels or `other_id`, uint8 with at most 254 labels, else uint16; and the
     confidence float32 (H, W) in [0, 1], the winner's share of the score of all rows, distractors included.
-    Raises ValueError for shapes that do not agree and for mask logits that are not finite.
+    Raises ValueError for shapes that do not agree and for values that are not finite.
     """
     masks, p_RQ = _checked(mask_logits_Qhw, probabilities_QR)
     if len(row_label) != len(p_RQ):
@@ -78,8 +78,9 @@ def _checked(mask_logits_Qhw: Tensor, probabilities_QR: Tensor) -> tuple[Tensor,
             f"mask logits {tuple(mask_logits_Qhw.shape)} and probabilities {tuple(probabilities_QR.shape)}:"
             " wanted (Q, h, w) and (Q, R), of one picture"
         )
-    if not mask_logits_Qhw.isfinite().all():
-        raise ValueError("mask logits hold NaN or infinity: run the model in float32 or bfloat16")
+    for what, tensor in (("mask logits", mask_logits_Qhw), ("probabilities", probabilities_QR)):
+        if not tensor.isfinite().all():
+            raise ValueError(f"{what} hold NaN or infinity: run the model in float32 or bfloat16")
     masks = mask_logits_Qhw.float()
     return masks, probabilities_QR.to(masks.device, torch.float32).T.contiguous()
 

@@ -201,17 +201,34 @@ class Segmenter:
                 pictures.append(reading.result())
             except (OSError, ValueError) as error:
                 failures[number] = Failure(source, error)
-        encoded = iter(self._encode(pictures))
+        encoded = iter(self._encode_apart(pictures))
         for number, (source, _) in enumerate(batch):
             if number in failures:
                 yield failures[number]
                 continue
+            picture = next(encoded)
+            if isinstance(picture, ValueError):
+                yield Failure(source, picture)
+                continue
             try:
-                result = self.answer(next(encoded), words, proposals=proposals)
-            except ValueError as error:  # mask logits that are not finite
+                result = self.answer(picture, words, proposals=proposals)
+            except ValueError as error:  # values that are not finite
                 yield Failure(source, error)
             else:
                 yield result
+
+    def _encode_apart(self, pictures: Sequence[Picture]) -> list[Encoded | ValueError]:
+        """As `_encode`; where a batch fails, out of memory for one, each picture alone, and errors for those that
+        fail even so."""
+        try:
+            return [*self._encode(pictures)]
+        except RuntimeError as error:
+            if len(pictures) == 1:
+                reason = str(error).partition("\n")[0]
+                return [
+                    ValueError(f"the network failed ({reason}): use a smaller picture, or another device")
+                ]
+        return [one for picture in pictures for one in self._encode_apart([picture])]
 
     def resolve(self, vocabulary: Words, other: Other = "auto") -> Vocabulary:
         """The words that will compete: see `__call__`."""
@@ -250,7 +267,8 @@ class Segmenter:
         classifier = self._build(words, progress)
         with self._lock:
             self._classifiers[words] = classifier
-            while sum(len(kept.row_label) for kept in self._classifiers.values()) > CACHED_ROWS:
+            kept = self._classifiers.values()  # the newest stays, however large
+            while len(kept) > 1 and sum(len(one.row_label) for one in kept) > CACHED_ROWS:
                 self._classifiers.popitem(last=False)
         return classifier
 
@@ -320,11 +338,11 @@ def find_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device(here[0])
     kind, _, number = name.partition(":")
-    if kind not in DEVICES or (number and not number.isdecimal()):
+    if kind not in DEVICES or name.endswith(":") or (number and not number.isdecimal()):
         raise ValueError(
             f"there is no kind of device called {name!r}: choose from auto, {', '.join(DEVICES)}"
         )
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind not in here or int(number or 0) >= count:
         raise ValueError(f"this machine has no device {name!r}, only {', '.join(here)}: choose one, or auto")
-    return torch.device(name)
+    return torch.device(kind, int(number)) if number else torch.device(kind)

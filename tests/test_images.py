@@ -427,7 +427,7 @@ def test_prepare_normalises_then_pads_right_and_below_with_zeros() -> None:
     np.testing.assert_allclose(padded[:, :50, :70].permute(1, 2, 0).numpy(), wanted, atol=1e-5)
     assert not padded[:, 50:].any()
     assert not padded[:, :, 70:].any()
-    assert prepare(image, replace(config, divisor=1))[1].padded == (50, 70)
+    assert prepare(image, replace(config, divisor=48))[1].padded == (96, 96)
 
 
 def test_thin_pictures_stay_small() -> None:

@@ -222,3 +222,9 @@ print((peak() - before) / 1024)
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert float(run.stdout) < 200
+
+
+def test_probabilities_that_are_not_finite_are_refused() -> None:
+    geometry = Geometry((8, 8), (8, 8), (8, 8))
+    with pytest.raises(ValueError, match="probabilities hold NaN or infinity"):
+        label_map(torch.zeros(2, 4, 4), torch.full((2, 3), float("nan")), range(3), geometry)

@@ -142,6 +142,26 @@ def test_masks_that_are_not_finite_fail_alone(tiny_san: SAN) -> None:
     assert [type(result) for result in many] == [Segmentation, Failure, Segmentation]
 
 
+def test_a_picture_that_the_network_cannot_take_fails_alone(tiny_san: SAN) -> None:
+    class Small:
+        """Has no memory for batches, nor for wide pictures."""
+
+        def propose(self, image_B3HW: Tensor) -> Proposals:
+            if len(image_B3HW) > 1 or image_B3HW.shape[3] > 64:
+                raise torch.OutOfMemoryError("out of memory\nand a long story")
+            return tiny_san.propose(image_B3HW)
+
+    images = [picture(64, 64), picture(64, 128), picture(64, 64, seed=1)]
+    first, second, third = Segmenter(tiny_san, proposer=Small()).segment_many(images, WORDS)
+    assert isinstance(second, Failure)
+    assert "out of memory" in str(second.error)
+    assert "\n" not in str(second.error)
+    alone = Segmenter(tiny_san)
+    for answer, image in ((first, images[0]), (third, images[2])):
+        assert isinstance(answer, Segmentation)
+        assert_same(answer, alone(image, WORDS))
+
+
 def test_reading_ahead_is_bounded_and_ends_with_the_consumer(segmenter: Segmenter) -> None:
     asked = count()
 
@@ -390,6 +410,7 @@ def test_the_best_device_of_this_machine_is_the_default(monkeypatch: pytest.Monk
     for absent in ("cuda:2", "mps:1"):
         with pytest.raises(ValueError, match=f"no device '{absent}'"):
             find_device(absent)
-    for strange in ("tpu", "cuda:x", "", "cuda1"):
+    assert find_device("cuda:01") == torch.device("cuda:1")
+    for strange in ("tpu", "cuda:x", "", "cuda1", "cuda:"):
         with pytest.raises(ValueError, match=f"device called '{strange}': choose from auto, cuda, mps, cpu"):
             find_device(strange)

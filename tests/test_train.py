@@ -360,6 +360,12 @@ def test_the_state_of_another_run_is_refused(
         train(tiny_san, sets, replace(FAST, lr=0.5), tmp_path, quiet=True)
     with pytest.raises(ValueError, match=r"another run \(sets"):
         train(tiny_san, sets[:1], replace(FAST, iterations=3), tmp_path, quiet=True)
+    with torch.no_grad():
+        tiny_san.clip.text.position += 1
+    with pytest.raises(ValueError, match=r"another run \(clip"):
+        train(tiny_san, sets, replace(FAST, iterations=3), tmp_path, quiet=True)
+    with torch.no_grad():
+        tiny_san.clip.text.position -= 1
     tiny_san.nothing.requires_grad_(False)
     with pytest.raises(ValueError, match=r"another run .*the trained parameters"):
         train(tiny_san, sets, replace(FAST, iterations=3), tmp_path, quiet=True)

@@ -113,8 +113,9 @@ def test_a_damaged_file_costs_only_time(tiny_san: SAN, tmp_path: Path) -> None:
 
 def test_a_row_of_another_width_is_not_trusted(tiny_san: SAN, tmp_path: Path) -> None:
     cache = TextCache(tmp_path / "text.sqlite")
-    cache.put({("a", "plain", "cat"): torch.zeros(7)})
-    rows = TextEncoder(tiny_san.clip.text, "a", cache)(["cat"], "plain")
+    encoder = TextEncoder(tiny_san.clip.text, "a", cache)
+    cache.put({(encoder.fingerprint, "plain", "cat"): torch.zeros(7)})
+    rows = encoder(["cat"], "plain")
     assert rows.shape == (1, 24)
 
 
@@ -129,6 +130,22 @@ def test_the_classifier_is_the_papers(tiny_san: SAN) -> None:
     assert classifier.row_label == (0, 1, 2)
     with pytest.raises(ValueError, match="2 row labels for 3 rows"):
         Classifier.build(rows, tiny_san.nothing, tiny_san.clip.logit_scale, [0, 1])
+
+
+def test_what_the_weights_do_not_hold_is_in_the_key(tiny_san: SAN, counted: list[tuple[int, int]]) -> None:
+    tower, cache = tiny_san.clip.text, TextCache(None)
+    TextEncoder(tower, "a", cache)(["cat"], "plain")
+    tower.quick_gelu = not tower.quick_gelu
+    TextEncoder(tower, "a", cache)(["cat"], "plain")
+    TextEncoder(tower.bfloat16(), "a", cache)(["cat"], "plain")
+    assert len(counted) == 3
+
+
+def test_a_row_that_is_not_finite_is_not_trusted(tiny_san: SAN) -> None:
+    cache = TextCache(None)
+    encoder = TextEncoder(tiny_san.clip.text, "a", cache)
+    cache.put({(encoder.fingerprint, "plain", "cat"): torch.full((24,), float("nan"))})
+    assert encoder(["cat"], "plain").isfinite().all()
 
 
 def test_tokens_of_fewer_merges_are_still_the_text() -> None:

@@ -79,6 +79,14 @@ def test_a_missing_or_unknown_key_is_named(shared: Path, file: str) -> None:
         from_official(state, config)
 
 
+def test_a_transposed_tensor_is_refused() -> None:
+    with torch.device("meta"):
+        state = {official_name(n, 9): t for n, t in SAN(SAN_VIT_B16).state_dict().items()}
+    state["clip_rec_head.proj"] = state["clip_rec_head.proj"].T
+    with pytest.raises(ValueError, match=r"clip_rec_head\.proj has shape \(512, 768\)"):
+        from_official(state, SAN_VIT_B16)
+
+
 @pytest.mark.parametrize("config", RELEASED.values(), ids=lambda config: config.name)
 def test_what_golden_numbers_hardly_feel(config: SANConfig) -> None:
     with torch.device("meta"):
