@@ -2,7 +2,8 @@
 
     python recipes/mini/text.py --data DATA --minilm DIR --wordnet DIR --run runs/mini
 
-DATA: the training pictures' folder (label lists, photo names, captions). DIR of --minilm: all-MiniLM-L6-v2
+DATA: the training pictures' folder (label lists, photo names, captions); benchmark label names in DATA/../labelsets
+are read too, where they are. DIR of --minilm: all-MiniLM-L6-v2
 (config, tokenizer, safetensors), read with the build-time package `transformers`. DIR of --wordnet: data.noun of
 WordNet 3.0. About 30 minutes on one core; stop it at any time and start it again.
 
