@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from os import PathLike
 from threading import Lock
 from typing import Protocol
@@ -275,8 +275,7 @@ class Segmenter:
     @torch.inference_mode()
     def _build(self, words: Vocabulary, progress: Callable[[int], None] | None) -> Classifier:
         groups = [*words.names, *((word,) for word in words.other)]
-        embeddings = iter(self._encoder(tuple(chain(*groups)), self._templates(words), progress))
-        rows_RE = torch.stack([torch.stack([next(embeddings) for _ in group]).mean(0) for group in groups])
+        rows_RE = self._encoder.rows(groups, self._templates(words), progress)
         row_label = [*range(len(words.names)), *[-1] * len(words.other)]
         nothing, logit_scale = self.san.nothing.float(), self.san.clip.logit_scale.float()
         return Classifier.build(rows_RE, nothing, logit_scale, row_label)

@@ -17,7 +17,6 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
@@ -34,7 +33,6 @@ from sanseg.model.checkpoint import checksum, frozen_clip, replacing
 from sanseg.model.san import SAN
 from sanseg.model.text import Classifier, TextEncoder
 from sanseg.model.weights import save_san
-from sanseg.vocabulary import Vocabulary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of each parameter
@@ -111,14 +109,6 @@ def make_optimizer(san: SAN, config: TrainConfig) -> AdamW:
         {"params": constant, "weight_decay": 0.0},
     ]
     return AdamW([group for group in groups if group["params"]], lr=config.lr)
-
-
-def vocabulary_rows(encoder: TextEncoder, vocabulary: Vocabulary, templates: str) -> Tensor:
-    """One classifier row for each label, unit vectors (K, E): the mean of its synonyms' embeddings."""
-    spoken = [name for names in vocabulary.names for name in names]
-    embeddings = iter(encoder(spoken, templates).float())
-    means = [torch.stack([next(embeddings) for _ in names]).mean(0) for names in vocabulary.names]
-    return F.normalize(torch.stack(means), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -200,7 +190,7 @@ def train(
     done = load_state(folder / "state.safetensors", san, optimizer, run)
     stream = Stream(sets, config.augmentation, san.config.mean, san.config.std, config.seed, config.repeats)
     encoder = TextEncoder(san.clip.text)
-    rows = [vocabulary_rows(encoder, one.vocabulary, san.config.templates) for one in sets]
+    rows = [encoder.rows(one.vocabulary.names, san.config.templates) for one in sets]
     san.eval()  # a SAN has no dropout, and what is frozen in it keeps its statistics
 
     with _log(folder / "metrics.jsonl", done) as log, _progress(quiet) as progress:

@@ -32,7 +32,6 @@ from sanseg.model.config import (
 )
 from sanseg.model.keymaps import from_official, official_name
 from sanseg.model.san import SAN
-from sanseg.model.text import TextEncoder
 from sanseg.train import (
     Report,
     TrainConfig,
@@ -42,9 +41,7 @@ from sanseg.train import (
     step,
     train,
     trainable,
-    vocabulary_rows,
 )
-from sanseg.vocabulary import Vocabulary
 from tests.data.test_datasets import stripes, write_set
 
 CASES = ("default", "l14like")
@@ -461,14 +458,6 @@ def test_progress_goes_to_stderr_only_when_wanted(
     out, err = capsys.readouterr()
     assert out == ""
     assert "training" in err
-
-
-def test_synonyms_share_a_row(tiny_san: SAN) -> None:
-    encoder = TextEncoder(tiny_san.clip.text)
-    rows = vocabulary_rows(encoder, Vocabulary((("cat", "kitten"), ("dog",))), "plain")
-    cat, kitten, dog = encoder(["cat", "kitten", "dog"], "plain")
-    torch.testing.assert_close(rows[0], (cat + kitten) / (cat + kitten).norm())
-    torch.testing.assert_close(rows[1], dog)
 
 
 def test_impossible_settings_are_refused(tiny_san: SAN) -> None:

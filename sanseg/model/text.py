@@ -120,6 +120,17 @@ class TextEncoder:
             return torch.empty(0, width, device=device)
         return torch.stack([found[keys[name]] for name in names]).to(device)
 
+    def rows(
+        self,
+        labels: Sequence[Sequence[str]],
+        templates: str,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """A unit row (len(labels), E) for each label, given by its synonyms: the mean of their embeddings."""
+        embeddings = iter(self([name for names in labels for name in names], templates, progress))
+        means = [torch.stack([next(embeddings) for _ in names]).mean(0) for names in labels]
+        return F.normalize(torch.stack(means), dim=-1)
+
     @torch.inference_mode()
     def _encode(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         prompts = [template.replace("{}", name) for name in names for template in templates]

@@ -49,6 +49,14 @@ def test_rows_keep_the_order_of_names_and_repeat_with_them(tiny_san: SAN) -> Non
     assert not torch.allclose(encoder(NAMES, "plain"), rows[:4], atol=1e-3)
 
 
+def test_synonyms_share_a_row(tiny_san: SAN) -> None:
+    encoder = TextEncoder(tiny_san.clip.text)
+    rows = encoder.rows([("cat", "kitten"), ("dog",)], "plain")
+    cat, kitten, dog = encoder(["cat", "kitten", "dog"], "plain")
+    torch.testing.assert_close(rows[0], (cat + kitten) / (cat + kitten).norm())
+    torch.testing.assert_close(rows[1], dog)
+
+
 def test_an_unknown_template_set_lists_the_known(tiny_san: SAN) -> None:
     with pytest.raises(ValueError, match=r"imagenet.*vild, plain"):
         TextEncoder(tiny_san.clip.text)(NAMES, "imagenet")
