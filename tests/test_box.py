@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sanseg
@@ -109,3 +111,21 @@ def test_what_is_saved_can_be_opened(cat: Encoded, tmp_path: Path) -> None:
 def test_it_is_a_san(segmenter: Segmenter) -> None:
     assert isinstance(segmenter.san, SAN)
     assert not segmenter.san.training
+
+
+def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
+        exec(block, names)
+    assert (tmp_path / "cat.png").is_file()
+    assert isinstance(names["segmentation"], sanseg.Segmentation)
+    assert names["segmentation"].areas()["cat"] > 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_nearly_the_same_answer(cat: Encoded, dtype: torch.dtype) -> None:
+    half = sanseg.load("mini", device="cpu", dtype=dtype)(EXAMPLES / "cat.jpg", "cat, sofa")
+    assert (half.label_map == cat.segment("cat, sofa").label_map).mean() > 0.98

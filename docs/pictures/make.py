@@ -37,7 +37,7 @@ def main(results: Path) -> None:
     for one in columns:
         picture.paste(one, (left, 0))
         left += one.width + GAP
-    picture.save(HERE / "demo.png", optimize=True)
+    picture.save(HERE / "demo.jpg", quality=88)
 
 
 if __name__ == "__main__":
