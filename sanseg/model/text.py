@@ -105,11 +105,12 @@ class TextEncoder:
         missing = [name for name, key in keys.items() if key not in found]
         at_once = max(1, PROMPTS_AT_ONCE // len(TEMPLATES[templates]))
         missing.sort(key=len)  # names of like length share a batch without padding it
+        # Taken in one piece before the work: small ones kept between the large ones would scatter the memory.
+        rows = torch.empty(len(missing), width)
         for start in range(0, len(missing), at_once):
             some = missing[start : start + at_once]
-            rows = self._encode(some, TEMPLATES[templates]).cpu()
-            # Clones: a row that is a view keeps the whole batch in memory.
-            fresh = {keys[name]: row.clone() for name, row in zip(some, rows, strict=True)}
+            rows[start : start + len(some)] = self._encode(some, TEMPLATES[templates])
+            fresh = {keys[name]: rows[start + number] for number, name in enumerate(some)}
             if self.cache:
                 self.cache.put(fresh)
             found |= fresh
