@@ -19,7 +19,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import sanseg
-from sanseg import cli
+from sanseg.cli import app, shell
+from sanseg.cli.segment import stems
 from sanseg.model import weights
 from sanseg.model.san import SAN
 from sanseg.segmenter import Segmenter
@@ -43,7 +44,7 @@ def run(tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     Path("bad.jpg").write_bytes(b"no picture")
 
     def invoke(*arguments: str) -> Result:
-        result = CliRunner().invoke(cli.app, list(arguments))
+        result = CliRunner().invoke(app, list(arguments))
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
@@ -88,11 +89,11 @@ def test_files_folders_and_patterns(run: Run) -> None:
     assert {"one.json", "two.json"} <= files()
     segment(run, "-o", "pattern", photos=("photos/*/*.png", "photos/one.png"))
     assert {"one.json", "two.json"} <= files("pattern")
-    assert "photos/nothing" in segment(run, photos=("photos/nothing*",), code=cli.BAD_USE).stderr
+    assert "photos/nothing" in segment(run, photos=("photos/nothing*",), code=shell.BAD_USE).stderr
 
 
 def test_one_bad_file_does_not_stop_the_rest(run: Run) -> None:
-    result = segment(run, photos=("bad.jpg", "absent.jpg", "photos"), code=cli.SOME_FAILED)
+    result = segment(run, photos=("bad.jpg", "absent.jpg", "photos"), code=shell.SOME_FAILED)
     assert {"one.json", "two.json"} <= files()
     lines = result.stderr.splitlines()
     assert len(lines) == 2
@@ -104,7 +105,7 @@ def test_one_bad_file_does_not_stop_the_rest(run: Run) -> None:
 
 def test_what_cannot_be_saved_is_named(run: Run) -> None:
     Path("out/one.json").mkdir(parents=True)
-    result = segment(run, photos=("photos",), code=cli.SOME_FAILED)
+    result = segment(run, photos=("photos",), code=shell.SOME_FAILED)
     assert "failed: photos/one.png: " in result.stderr
     assert "two.json" in files()
 
@@ -116,7 +117,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run) -> None:
     names = {path.removesuffix(".json") for path in files() if path.endswith(".json")}
     assert names == {"one", "one-2", "one-3", "two"}
     paths = [Path("a/Cat.jpg"), Path("b/cat.png"), Path("c/Cat.png"), Path("d/dog.png")]
-    assert cli.stems(paths) == ["Cat", "cat-2", "Cat-3", "dog"]
+    assert stems(paths) == ["Cat", "cat-2", "Cat-3", "dog"]
 
 
 def test_labels_come_from_a_file(run: Run) -> None:
@@ -139,7 +140,7 @@ def test_other_words_replace_the_everyday_ones_or_none_compete(run: Run) -> None
     assert other("--other", "sofa, wall") == ["sofa", "wall"]
     assert other("--no-other") == []
     assert (index() == 0).all()
-    message = segment(run, "--other", "sofa", "--no-other", code=cli.BAD_USE).stderr
+    message = segment(run, "--other", "sofa", "--no-other", code=shell.BAD_USE).stderr
     assert "--other and --no-other contradict each other" in message
 
 
@@ -151,7 +152,7 @@ def test_outputs_can_be_left_out(run: Run, flag: str, gone: str) -> None:
 
 def test_quiet_prints_errors_only(run: Run) -> None:
     assert segment(run, "--quiet").output == ""
-    result = segment(run, "--quiet", photos=("photos", "bad.jpg"), code=cli.SOME_FAILED)
+    result = segment(run, "--quiet", photos=("photos", "bad.jpg"), code=shell.SOME_FAILED)
     assert result.stdout == ""
     assert "bad.jpg" in result.stderr
 
@@ -167,9 +168,10 @@ def test_the_model_and_the_device_are_chosen(run: Run) -> None:
     segment(run, "--device", "cpu")
     assert json.loads(Path("out/one.json").read_text())["model"] == "tiny"
     assert (
-        "'large' is neither the name of a model" in segment(run, "--model", "large", code=cli.BAD_USE).stderr
+        "'large' is neither the name of a model"
+        in segment(run, "--model", "large", code=shell.BAD_USE).stderr
     )
-    assert "device called 'gpu'" in segment(run, "--device", "gpu", code=cli.BAD_USE).stderr
+    assert "device called 'gpu'" in segment(run, "--device", "gpu", code=shell.BAD_USE).stderr
 
 
 def test_an_adapter_takes_its_clip_from_another_checkpoint(run: Run, tiny_san: SAN) -> None:
@@ -191,7 +193,7 @@ def test_an_adapter_takes_its_clip_from_another_checkpoint(run: Run, tiny_san: S
     ],
 )
 def test_a_mistake_is_one_line(run: Run, arguments: list[str], reason: str) -> None:
-    result = segment(run, *arguments, code=cli.BAD_USE)
+    result = segment(run, *arguments, code=shell.BAD_USE)
     assert result.stderr.startswith("sanseg: ")
     assert reason in result.stderr
     assert result.stderr.count("\n") == 1
@@ -234,7 +236,7 @@ def test_convert_writes_a_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_convert_refuses_what_is_not_a_checkpoint(run: Run) -> None:
     Path("a.pth").write_bytes(b"nothing")
     result = run("convert", "a.pth", "b.safetensors")
-    assert result.exit_code == cli.BAD_USE
+    assert result.exit_code == shell.BAD_USE
     assert result.stderr.startswith("sanseg: ")
     assert "a.pth" in result.stderr
     assert not Path("b.safetensors").exists()
@@ -255,8 +257,8 @@ def test_help_names_the_exit_codes_and_version_the_version(run: Run) -> None:
         assert "0 all good; 1 some pictures failed" in text
         assert "2 bad use" in text
         assert "130 interrupted" in text
-    assert (cli.SOME_FAILED, cli.BAD_USE, cli.INTERRUPTED) == (1, 2, 130)
-    assert run("segment", "--nonsense").exit_code == cli.BAD_USE
+    assert (shell.SOME_FAILED, shell.BAD_USE, shell.INTERRUPTED) == (1, 2, 130)
+    assert run("segment", "--nonsense").exit_code == shell.BAD_USE
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
@@ -269,12 +271,14 @@ def test_ctrl_c_ends_cleanly(run: Run) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(Path(sanseg.__file__).parents[1])},
+        # A shell lets its background jobs ignore SIGINT, and their children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     pipe = os.open("labels.txt", os.O_WRONLY)  # returns once the command reads
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     os.close(pipe)
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == shell.INTERRUPTED
     assert error == "sanseg: interrupted\n"
     assert out == ""

@@ -1,9 +1,8 @@
-"""The command `sanseg`. Whatever loads torch is imported inside the commands, so that --help answers at once."""
+"""`sanseg segment`: photos and words in, label maps out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,71 +11,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from sanseg.version import VERSION
+from sanseg.cli.shell import EXIT_CODES, SOME_FAILED, app, complain, mistakes_in_one_line
 
 if TYPE_CHECKING:
     from sanseg.segmenter import Segmenter
     from sanseg.vocabulary import Vocabulary
-
-# Exit codes; 0 is all good.
-SOME_FAILED = 1  # at least one picture could not be segmented or saved
-BAD_USE = 2  # nothing was done: something is wrong with the arguments, the words, the model or the machine
-INTERRUPTED = 130  # Ctrl-C, as shells say it
-
-EXIT_CODES = (
-    f"Exit codes: 0 all good; {SOME_FAILED} some pictures failed, and are named at the end; {BAD_USE} bad use,"
-    f" nothing was done; {INTERRUPTED} interrupted."
-)
-
-app = typer.Typer(
-    name="sanseg",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Segment anything you can name.",
-    epilog=EXIT_CODES,
-)
-
-
-def main() -> None:
-    """The entry point."""
-    app()
-
-
-@contextmanager
-def mistakes_in_one_line() -> Iterator[None]:
-    """A user's mistake is one line on stderr, not a traceback."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # whoever read our output has left: click ends quietly
-    except (ValueError, OSError) as error:
-        complain(f"sanseg: {error}")
-        raise typer.Exit(BAD_USE) from error
-    except KeyboardInterrupt:
-        complain("sanseg: interrupted")
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def complain(line: str) -> None:
-    typer.echo(" ".join(line.split()), err=True)
-
-
-def show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(VERSION)
-        raise typer.Exit
-
-
-@app.callback()
-def sanseg(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=show_version, is_eager=True)
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command(epilog=EXIT_CODES)
@@ -196,34 +136,3 @@ def stems(paths: Sequence[Path]) -> list[str]:
         taken.add(stem.casefold())  # some file systems do not tell Cat from cat
         chosen.append(stem)
     return chosen
-
-
-@app.command()
-def convert(
-    file: Annotated[Path, typer.Argument(help="A .pth file of the official SAN.")],
-    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    clip: Annotated[
-        str | None, typer.Option(help="For a file that holds only what was trained: the model with its CLIP.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
-) -> None:
-    """Convert a checkpoint of the official SAN to one of ours."""
-    with mistakes_in_one_line():
-        from sanseg.model import weights
-
-        weights.convert(file, out, clip=clip, overwrite=overwrite)
-        typer.echo(f"{out} written: use it with --model {out}" + (f" --clip {clip}" if clip else ""))
-
-
-@app.command()
-def models() -> None:
-    """List the models that are known by name."""
-    from sanseg.model.weights import NAMED
-
-    table = Table("model", "comes from")
-    for name, origin in NAMED.items():
-        if isinstance(origin, Path):
-            table.add_row(name, "this package")
-        else:
-            table.add_row(name, f"huggingface.co/{origin.repository} ({origin.file}), at first use")
-    Console().print(table)
