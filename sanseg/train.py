@@ -53,6 +53,7 @@ class TrainConfig:
 
     `clip`: the gradient's largest total norm. `power`: of the polynomial decay to zero.
     `warmup`: iterations over which the learning rate rises linearly first.
+    `clip_lr`: a factor on the learning rate of CLIP's own weights, where they train.
     `dtype`: a key of DTYPES, what the network computes in; weights and losses are float32.
     `workers`: processes that load pictures, 0 for none. `save_every`: iterations.
     `repeats`: how often an epoch shows each set (`data.stream.Stream`); empty is once each.
@@ -65,6 +66,7 @@ class TrainConfig:
     clip: float = 0.01
     power: float = 0.9
     warmup: int = 0
+    clip_lr: float = 1.0
     seed: int = 0
     dtype: str = "float32"
     workers: int = 0
@@ -98,17 +100,24 @@ def trainable(san: SAN) -> dict[str, nn.Parameter]:
 
 
 def make_optimizer(san: SAN, config: TrainConfig) -> AdamW:
-    """AdamW, with weight decay for all but the embeddings and the blocks' norms."""
-    decaying: list[nn.Parameter] = []
-    constant: list[nn.Parameter] = []
+    """AdamW, with weight decay for all but the embeddings and the blocks' norms.
+
+    A group's `factor` multiplies the learning rate: `clip_lr` for what CLIP brought along, but for its
+    positional embedding, which the released recipe trains like the side adapter.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable(san).items():
         spared = name in EMBEDDINGS or (".blocks." in name and ".norm_" in name)
-        (constant if spared else decaying).append(parameter)
-    groups = [
-        {"params": decaying, "weight_decay": config.weight_decay},
-        {"params": constant, "weight_decay": 0.0},
-    ]
-    return AdamW([group for group in groups if group["params"]], lr=config.lr)
+        brought = name.startswith("clip.") and name != "clip.visual.position"
+        key = (0.0 if spared else config.weight_decay, config.clip_lr if brought else 1.0)
+        groups.setdefault(key, []).append(parameter)
+    return AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "factor": factor}
+            for (decay, factor), parameters in groups.items()
+        ],
+        lr=config.lr,
+    )
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ def step(
             f" {', '.join(batch.names)}: look at these pictures, lower lr, or use dtype float32"
         )
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(iteration, config)
+        group["lr"] = learning_rate(iteration, config) * group["factor"]
     optimizer.step()
     return report
 

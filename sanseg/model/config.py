@@ -13,6 +13,7 @@ OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 LARGEST_SIDE = 8_192  # pixels: what a configuration may resize a picture to
+BIASES = ("head", "mask")
 CLIP_MERGES = 48_894  # the whole of CLIP's merges table: a vocabulary of 49,408 tokens
 
 
@@ -66,6 +67,8 @@ class SideAdapterConfig:
     `readings`: side blocks after which the decoder reads masks and biases; the last one is the answer,
     the others are deep supervision.
     `mask_stride`: pixels per mask logit; below `patch` the decoder adds the stem's features of that stride.
+    `bias`: where attention biases come from, one of BIASES: a head of their own, or the mask logits themselves
+    (which the paper's ablations compare).
     """
 
     width: int = 240
@@ -79,6 +82,7 @@ class SideAdapterConfig:
     hidden: int = 256
     channels: int = 256
     mask_stride: int = 16
+    bias: str = "head"
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class SANConfig:
             and 1 <= side.readings[0] <= side.readings[-1] <= side.layers,
             f"mask_stride {side.mask_stride} the patch, {side.patch}, or half of it": side.mask_stride
             in (side.patch, side.patch // 2),
+            f"bias {side.bias!r} one of {', '.join(BIASES)}": side.bias in BIASES,
             f"divisor {self.divisor} a multiple of the patch, {side.patch}": self.divisor > 0
             and side.patch > 0
             and self.divisor % side.patch == 0,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,14 @@ from sanseg.model.clip import CLIP
 from sanseg.model.config import SANConfig
 from sanseg.model.side_adapter import SideAdapter
 from sanseg.model.transformer import drawn
+
+RECOGNITION = ("side_adapter.decoder.bias", "nothing")
+PARTS = {
+    "all": ("side_adapter.", "nothing"),
+    "masks": ("side_adapter.",),  # but for RECOGNITION: the first of the paper's two stages
+    "recognition": RECOGNITION,  # the second
+}
+CLIP_TRAINS = {"none": (), "position": ("clip.visual.position",), "visual": ("clip.visual.",)}
 
 
 @dataclass(frozen=True)
@@ -50,11 +59,11 @@ class SAN(nn.Module):
     def _read(self, image_B3HW: Tensor, *, auxiliary: bool) -> list[Proposals]:
         wanted = {block for block, _ in self.config.side.fusion}
         shallow = self.clip.visual.shallow(self.clip_image(image_B3HW), self.config.split, wanted)
-        readings = []
-        for mask_logits_BQhw, bias_BNQhw in self.side_adapter(image_B3HW, shallow, auxiliary=auxiliary):
-            region_BQE = self.clip.visual.recognise(shallow, bias_BNQhw)
-            readings.append(Proposals(mask_logits_BQhw, region_BQE))
-        return readings
+        masks, biases = zip(*self.side_adapter(image_B3HW, shallow, auxiliary=auxiliary), strict=True)
+        # [SLS] tokens do not see each other: those of all readings ride through CLIP's deep blocks together.
+        region_BQE = self.clip.visual.recognise(shallow, torch.cat(biases, dim=2))
+        regions = region_BQE.split(self.config.side.queries, dim=1)
+        return [Proposals(*proposed) for proposed in zip(masks, regions, strict=True)]
 
     def clip_image(self, image_B3HW: Tensor) -> Tensor:
         """The picture as CLIP sees it, smaller by `config.clip_scale`."""
@@ -64,11 +73,22 @@ class SAN(nn.Module):
         # With scale_factor, coordinates map by 1 / scale rather than by the ratio of the sizes: as released.
         return F.interpolate(image_B3HW, scale_factor=scale, mode="bilinear", align_corners=False)
 
-    def freeze(self) -> None:
-        """Leaves to train what the released recipe trains: see `trained`."""
-        trained = self.trained()
+    def freeze(self, clip: str = "position", part: str = "all") -> None:
+        """Leaves a part of the network to train; by default what the released recipe trains.
+
+        clip: what of CLIP's image tower trains, a key of CLIP_TRAINS; its text tower never does.
+        part: what of the side adapter trains, a key of PARTS; "masks" leaves all of CLIP frozen.
+        Raises ValueError for unknown keys.
+        """
+        for given, known in ((clip, CLIP_TRAINS), (part, PARTS)):
+            if given not in known:
+                raise ValueError(f"{given!r} cannot be trained: choose from {', '.join(known)}")
+        trained = PARTS[part] + (CLIP_TRAINS[clip] if part != "masks" else ())
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name in trained)
+            chosen = name.startswith(trained)
+            if part == "masks":
+                chosen = chosen and not name.startswith(RECOGNITION)
+            parameter.requires_grad_(chosen)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The side adapter, "nothing", and CLIP's visual positional embedding, by name."""

@@ -49,19 +49,31 @@ class Decoder(nn.Module):
         self.heads = config.clip.vision.heads
         self.query = MLP(side.width, side.hidden, side.channels)
         self.pixel = MLP(side.width, side.hidden, side.channels)
-        self.bias = MLP(side.width, side.hidden, self.heads * side.channels)
+        own = side.bias == "head"
+        self.bias = MLP(side.width, side.hidden, self.heads * side.channels) if own else None
         self.bias_scale = nn.Parameter(torch.ones(()))
         self.bias_offset = nn.Parameter(torch.zeros(()))
 
     def forward(
-        self, queries_BQW: Tensor, patches_BLW: Tensor, grid: tuple[int, int], pixels_BPW: Tensor
+        self,
+        queries_BQW: Tensor,
+        patches_BLW: Tensor,
+        grid: tuple[int, int],
+        pixels_BPW: Tensor,
+        size: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """Mask logits (B, Q, P) of the pixels, biases (B, N, Q, h, w) of the patches."""
+        """Mask logits (B, Q, *size) of the pixels; biases (B, N, Q, h, w) of the patches, h w the `grid`.
+
+        Without a bias head the biases are the mask logits, on their `size`, the same for all N heads.
+        """
         queries_BQC = self.query(queries_BQW)
-        mask_logits = queries_BQC @ self.pixel(pixels_BPW).mT
-        keys_BNLC = torch.unflatten(self.bias(patches_BLW), 2, (self.heads, -1)).transpose(1, 2)
-        bias_BNQL = queries_BQC[:, None] @ keys_BNLC.mT
-        return mask_logits, torch.unflatten(bias_BNQL * self.bias_scale + self.bias_offset, 3, grid)
+        mask_logits = torch.unflatten(queries_BQC @ self.pixel(pixels_BPW).mT, 2, size)
+        if self.bias is None:
+            bias = mask_logits[:, None].expand(-1, self.heads, -1, -1, -1)
+        else:
+            keys_BNLC = torch.unflatten(self.bias(patches_BLW), 2, (self.heads, -1)).transpose(1, 2)
+            bias = torch.unflatten(queries_BQC[:, None] @ keys_BNLC.mT, 3, grid)
+        return mask_logits, bias * self.bias_scale + self.bias_offset
 
 
 class SideAdapter(nn.Module):
@@ -124,5 +136,5 @@ class SideAdapter(nn.Module):
             coarse = torch.unflatten(patches.mT, 2, grid)
             pixels = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False).flatten(2).mT
             pixels = pixels + self.fine(shallow.fine, size)
-        mask_logits, bias = self.decoder(queries, patches, grid, pixels)
-        return torch.unflatten(mask_logits, 2, size), bias
+        proposed: tuple[Tensor, Tensor] = self.decoder(queries, patches, grid, pixels, size)
+        return proposed
