@@ -1,7 +1,8 @@
 """Our own checkpoint files: safetensors whose metadata says which network they hold, and for which CLIP.
 
 Metadata: "sanseg" the version of the format; "kind" a key of KINDS; "config" `SANConfig.to_dict()` as JSON;
-"clip" the CLIP's name; "clip_sha256" the checksum of its frozen tensors. Nothing in a file is trusted: the
+"clip" the CLIP's name; "clip_sha256" the checksum of its frozen tensors; "labels" the names that it was trained
+on, a JSON list, empty where that is not known. Nothing in a file is trusted: the
 configuration is held against the shapes of the tensors before memory is taken for any of them.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Head:
     kind: str
     config: SANConfig
     clip_sha256: str
+    labels: tuple[str, ...]
     tensors: dict[str, tuple[tuple[int, ...], str]]
 
 
@@ -70,7 +72,7 @@ def read_head(path: Path) -> Head:
         config = SANConfig.from_dict(values)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} has no usable configuration ({error}): write the file again") from error
-    return Head(path, kind, config, metadata.get("clip_sha256", ""), tensors)
+    return Head(path, kind, config, metadata.get("clip_sha256", ""), _labels(metadata, path), tensors)
 
 
 def skeleton(head: Head) -> SAN:
@@ -106,9 +108,27 @@ def read_tensors(head: Head, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], kind: str, config: SANConfig, clip_sha256: str) -> None:
+def _labels(metadata: Mapping[str, str], path: Path) -> tuple[str, ...]:
+    try:
+        labels = json.loads(metadata.get("labels", "[]"))
+    except (ValueError, RecursionError):
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{path} says its labels in a way that cannot be read: write the file again")
+    return tuple(labels)
+
+
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    kind: str,
+    config: SANConfig,
+    clip_sha256: str,
+    labels: Iterable[str] = (),
+) -> None:
     """Writes a checkpoint; a failure leaves what was at `path` before as it was.
 
+    labels: the names it was trained on, where that is known.
     Raises ValueError for tensors that are not finite, and for a path that does not end in .safetensors.
     """
     assert kind in KINDS
@@ -121,6 +141,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], kind: str, config: SANConfi
         "config": json.dumps(config.to_dict()),
         "clip": config.clip.name,
         "clip_sha256": clip_sha256,
+        "labels": json.dumps(list(labels)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sanseg.model.clip import CLIP
 from sanseg.model.config import SANConfig
 from sanseg.model.side_adapter import SideAdapter
-from sanseg.model.transformer import drawn
+from sanseg.model.transformer import Block, drawn
 
 RECOGNITION = ("side_adapter.decoder.bias", "nothing")
 PARTS = {
@@ -89,6 +89,17 @@ class SAN(nn.Module):
             if part == "masks":
                 chosen = chosen and not name.startswith(RECOGNITION)
             parameter.requires_grad_(chosen)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Activation checkpointing: training keeps the inputs of blocks only, and computes the rest twice."""
+        return all(module.checkpointing for module in self.modules() if isinstance(module, Block))
+
+    @checkpointing.setter
+    def checkpointing(self, on: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.checkpointing = on
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The side adapter, "nothing", and CLIP's visual positional embedding, by name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def drawn(*shape: int, std: float) -> nn.Parameter:
@@ -37,9 +38,16 @@ class Block(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.activation = QuickGELU() if quick_gelu else nn.GELU()
         self.down = nn.Linear(4 * width, width)
+        self.checkpointing = False  # in training, compute activations again in the backward pass: less memory
 
     def forward(self, x_BLD: Tensor, *, causal: bool = False) -> Tensor:
         """Self-attention among all tokens; `causal`: each token sees itself and those before it."""
+        if self.checkpointing and torch.is_grad_enabled():
+            again: Tensor = checkpoint(self._forward, x_BLD, causal=causal, use_reentrant=False)
+            return again
+        return self._forward(x_BLD, causal=causal)
+
+    def _forward(self, x_BLD: Tensor, *, causal: bool) -> Tensor:
         q, k, v = self._split(self.qkv(self.norm_1(x_BLD)), 3)
         return self._finish(x_BLD, F.scaled_dot_product_attention(q, k, v, is_causal=causal))
 
@@ -52,6 +60,16 @@ class Block(nn.Module):
         logits of each [SLS] token towards every [SLS] token and then every patch (`recognition_mask`).
         `last`: nothing reads the context any more, so it is returned as it came.
         """
+        if self.checkpointing and torch.is_grad_enabled():
+            both: tuple[Tensor, Tensor] = checkpoint(
+                self._beside, sls_BQD, context_BLD, mask_BNQM, last=last, use_reentrant=False
+            )
+            return both
+        return self._beside(sls_BQD, context_BLD, mask_BNQM, last=last)
+
+    def _beside(
+        self, sls_BQD: Tensor, context_BLD: Tensor, mask_BNQM: Tensor, *, last: bool
+    ) -> tuple[Tensor, Tensor]:
         normed = self.norm_1(context_BLD)
         if last:
             width = context_BLD.shape[-1]

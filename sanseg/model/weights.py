@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sanseg.model.checkpoint import (
 )
 from sanseg.model.config import SANConfig
 from sanseg.model.download import Release, cache_folder, obtain
+from sanseg.model.fresh import OPEN_CLIP, open_clip_san
 from sanseg.model.pth import read_pth
 from sanseg.model.san import SAN
 
@@ -46,7 +48,8 @@ def load_san(
     """A SAN in eval mode.
 
     name_or_path: a key of NAMED (downloaded and converted at first use), a .safetensors file that `save_san`
-    or `convert` wrote, or a released .pth file, which is converted in memory.
+    or `convert` wrote, a released .pth file, which is converted in memory, or "open_clip:NAME:PRETRAINED", an
+    untrained SAN on that CLIP (`open_clip_san`).
     dtype: what the parameters become, whatever they are stored as.
     clip: for a file that holds only a side adapter, the full checkpoint whose CLIP it belongs to.
 
@@ -54,6 +57,8 @@ def load_san(
     configuration says, and for an adapter that belongs to another CLIP; OSError where a download is needed
     and fails.
     """
+    if os.fspath(name_or_path).startswith(OPEN_CLIP):
+        return open_clip_san(os.fspath(name_or_path)).to(device, dtype)
     path = _locate(name_or_path)
     if path.suffix == ".pth":
         config, state = _read_official(path)
@@ -77,13 +82,18 @@ def load_san(
 
 
 def save_san(
-    path: str | os.PathLike[str], san: SAN, kind: str = "san", dtype: torch.dtype | None = None
+    path: str | os.PathLike[str],
+    san: SAN,
+    kind: str = "san",
+    dtype: torch.dtype | None = None,
+    labels: Iterable[str] = (),
 ) -> None:
     """Writes a checkpoint that `load_san` reads. A file at `path` is replaced, whole or not at all.
 
     kind: a key of `checkpoint.KINDS`: "san" for the whole network, "adapter" for what the released recipe
     trains (`SAN.trained`) and the checksum of the CLIP that it belongs to.
     dtype: what the parameters are stored as; None keeps theirs.
+    labels: the names that it was trained on, for `seen_labels`.
 
     Raises ValueError for an unknown kind, a path that does not end in .safetensors, and parameters that are
     not finite as `dtype`.
@@ -97,7 +107,16 @@ def save_san(
         stored = {name: stored[name] for name in san.trained()}
     else:
         clip_sha256 = checksum(frozen_clip(stored))
-    write(Path(path), stored, kind, san.config, clip_sha256)
+    write(Path(path), stored, kind, san.config, clip_sha256, labels)
+
+
+def seen_labels(name_or_path: NameOrPath) -> tuple[str, ...]:
+    """The names that a checkpoint of ours says it was trained on; empty where it does not say.
+
+    Raises ValueError as `load_san` for a file that is not one.
+    """
+    path = _locate(name_or_path)
+    return read_head(path).labels if path.suffix == ".safetensors" else ()
 
 
 def convert(

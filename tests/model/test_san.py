@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sanseg.model.clip import max_pool_to
 from sanseg.model.config import SAN_MINI, SAN_VIT_B16, SAN_VIT_L14, SANConfig
-from sanseg.model.san import SAN
+from sanseg.model.san import CLIP_TRAINS, PARTS, SAN
 from sanseg.model.transformer import Block
+from tests.conftest import make_san
 
 
 @pytest.fixture
@@ -139,6 +140,83 @@ def test_half_precision_agrees_roughly(san: SAN, image: Tensor) -> None:
     )
 
 
+@pytest.mark.parametrize("clip", CLIP_TRAINS)
+@pytest.mark.parametrize("part", PARTS)
+def test_freezing_leaves_what_was_named(tiny_san: SAN, clip: str, part: str) -> None:
+    tiny_san.freeze(clip, part)
+    left = {name for name, parameter in tiny_san.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith(("clip.text.", "clip.logit_scale")) for name in left)
+    of_clip = {name for name in left if name.startswith("clip.")}
+    if part == "masks" or clip == "none":
+        assert of_clip == set()
+    elif clip == "position":
+        assert of_clip == {"clip.visual.position"}
+    else:
+        assert of_clip == {f"clip.visual.{name}" for name, _ in tiny_san.clip.visual.named_parameters()}
+    biases = {name for name in left if "decoder.bias" in name or name == "nothing"}
+    assert bool(biases) == (part != "masks")
+    assert bool(left - of_clip - biases) == (part != "recognition")
+
+
+def test_freezing_by_default_is_the_released_recipe(tiny_san: SAN) -> None:
+    tiny_san.freeze("visual", "masks")
+    tiny_san.freeze()
+    left = {name for name, parameter in tiny_san.named_parameters() if parameter.requires_grad}
+    assert left == set(tiny_san.trained())
+    with pytest.raises(ValueError, match="'text' cannot be trained: choose from none, position, visual"):
+        tiny_san.freeze("text")
+    with pytest.raises(ValueError, match="choose from all, masks, recognition"):
+        tiny_san.freeze(part="some")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("stem", ["", "efficientnet-lite0"])
+def test_masks_as_biases_are_the_masks(tiny_config: SANConfig, tiny_stem_san: SAN, stem: str) -> None:
+    config = tiny_stem_san.config if stem else tiny_config
+    san = make_san(replace(config, side=replace(config.side, bias="mask")))
+    assert not any("decoder.bias." in name for name in san.state_dict())
+    seen: list[tuple[Tensor, Tensor]] = []
+    decode = san.side_adapter.decoder.forward
+    san.side_adapter.decoder.forward = lambda *inputs: (seen.append(decode(*inputs)), seen[-1])[1]  # type: ignore[method-assign]
+    proposals = san.propose(torch.randn(2, 3, 64, 96))
+    (masks, bias), decoder = seen[0], san.side_adapter.decoder
+    assert bias.shape == (2, config.clip.vision.heads, *masks.shape[1:])
+    for head in range(bias.shape[1]):
+        torch.testing.assert_close(bias[:, head], masks * decoder.bias_scale + decoder.bias_offset)
+    assert proposals.mask_logits.equal(masks)
+
+
+def test_readings_that_ride_together_are_as_if_alone(tiny_san: SAN, image: Tensor) -> None:
+    readings = tiny_san.readings(image)
+    wanted = {block for block, _ in tiny_san.config.side.fusion}
+    shallow = tiny_san.clip.visual.shallow(tiny_san.clip_image(image), tiny_san.config.split, wanted)
+    proposed = tiny_san.side_adapter(image, shallow, auxiliary=True)
+    for reading, (_, bias) in zip(readings, proposed, strict=True):
+        torch.testing.assert_close(reading.embeddings, tiny_san.clip.visual.recognise(shallow, bias))
+
+
+def test_activation_checkpointing_changes_no_gradient_and_keeps_less(tiny_san: SAN, image: Tensor) -> None:
+    found = []
+    for on in (False, True):
+        tiny_san.checkpointing = on
+        assert tiny_san.checkpointing is on
+        kept: list[int] = []
+        tiny_san.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, kept=kept: (kept.append(tensor.numel()), tensor)[1], lambda tensor: tensor
+        ):
+            readings = tiny_san.readings(image)
+        total = sum(reading.embeddings.square().mean() + reading.mask_logits.mean() for reading in readings)
+        torch.autograd.backward(total)
+        gradients = {name: p.grad.clone() for name, p in tiny_san.named_parameters() if p.grad is not None}
+        found.append((gradients, sum(kept)))
+    (plain, all_kept), (again, few_kept) = found
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient)
+    assert few_kept < 0.6 * all_kept
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -171,6 +249,7 @@ def test_impossible_configurations_are_refused(
         ({"fusion": ((0, 1), (2, 1))}, "fusion"),
         ({"mask_stride": 8}, "stem with finer features"),
         ({"mask_stride": 4}, "mask_stride 4"),
+        ({"bias": "none"}, "bias 'none'"),
     ],
 )
 def test_impossible_side_adapters_are_refused(
