@@ -117,6 +117,45 @@ class Draws:
             answer=draw(len(targets), config.answer_points if config.answer_weight else 0),
         )
 
+    @classmethod
+    def join(cls, draws: Sequence[Draws]) -> Draws:
+        """The draws of a batch, from those of its pictures."""
+        return cls(
+            matching=torch.cat([one.matching for one in draws]),
+            oversample=torch.cat([one.oversample for one in draws]),
+            extra=torch.cat([one.extra for one in draws]),
+            answer=torch.cat([one.answer for one in draws]),
+        )
+
+
+@dataclass(frozen=True)
+class Normalisers:
+    """What the sums over the pictures of a step are divided by. All are known before the network has seen them,
+    so that a step may be divided among processes and micro-batches without changing its losses.
+
+    masks: how many target masks there are. queries: the weights of all queries in the class loss, 1 for those that
+    will be matched. pixels: of the answer loss.
+    """
+
+    masks: float
+    queries: float
+    pixels: float
+
+    @classmethod
+    def count(
+        cls, targets: Sequence[Target], labels: Sequence[int], queries: int, config: LossConfig
+    ) -> Normalisers:
+        """Of these pictures. labels: how many labels the set of each has."""
+        matched = [min(queries, len(target.labels)) for target in targets]
+        known = [
+            not bool(target.unknown(number).all()) for target, number in zip(targets, labels, strict=True)
+        ]
+        return cls(
+            masks=float(sum(len(target.labels) for target in targets)),
+            queries=sum(number + (queries - number) * config.nothing_weight for number in matched),
+            pixels=float(config.answer_points * sum(known)),
+        )
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -126,6 +165,10 @@ class Losses:
     mask: Tensor
     dice: Tensor
     answer: Tensor
+
+    def stacked(self) -> Tensor:
+        """All four: (4,)."""
+        return torch.stack([self.classification, self.mask, self.dice, self.answer])
 
     def weighted(self, config: LossConfig) -> Tensor:
         """Their weighted sum: what is minimised."""
@@ -143,12 +186,13 @@ def reading_losses(
     targets: Sequence[Target],
     draws: Draws,
     config: LossConfig,
-    normaliser: float,
+    normalisers: Normalisers,
 ) -> Losses:
     """The losses of one reading of the side adapter; with deep supervision each reading has its own matching.
 
     class_logits: for each picture (Q, K + 1), against its own vocabulary; the last is "nothing".
-    normaliser: how many target masks the whole step has, at least 1 (`count_masks`). Computed in float32.
+    normalisers: of the whole step, of which these pictures may be a part: the losses of its parts add up.
+    Computed in float32.
     """
     masks = mask_logits_BQhw.float()
     logits = [one.float() for one in class_logits]
@@ -161,18 +205,14 @@ def reading_losses(
     ]
     mask, dice = _matched_mask_losses(masks, targets, unknowns, matches, draws, config)
     return Losses(
-        classification=classification_loss(logits, targets, matches, config.nothing_weight),
-        mask=mask / normaliser,
-        dice=dice / normaliser,
-        answer=answer_loss(logits, masks, targets, draws.answer)
+        classification=classification_loss(logits, targets, matches, config.nothing_weight)
+        / normalisers.queries,
+        mask=mask / max(1.0, normalisers.masks),
+        dice=dice / max(1.0, normalisers.masks),
+        answer=answer_loss(logits, masks, targets, draws.answer) / max(1.0, normalisers.pixels)
         if config.answer_weight
         else mask.new_zeros(()),
     )
-
-
-def count_masks(targets: Sequence[Target]) -> float:
-    """The normaliser of the mask losses: how many masks the pictures of a step have, at least 1."""
-    return float(max(1, sum(len(target.labels) for target in targets)))
 
 
 @torch.no_grad()
@@ -214,17 +254,16 @@ def classification_loss(
 ) -> Tensor:
     """Cross-entropy of all queries: a matched one should name its mask, the others "nothing".
 
-    The weighted mean over all queries of the batch, though pictures may have different vocabularies.
+    The weighted sum over all queries of the batch, though pictures may have different vocabularies.
     """
-    losses, weights = [], []
+    losses = []
     for logits_QK, target, (queries, masks) in zip(class_logits, targets, matches, strict=True):
         nothing = logits_QK.shape[-1] - 1
         wanted_Q = torch.full((len(logits_QK),), nothing, device=logits_QK.device)
         wanted_Q[queries] = target.labels[masks]
-        losses.append(F.cross_entropy(logits_QK, wanted_Q, reduction="none"))
-        weights.append(torch.where(wanted_Q == nothing, nothing_weight, 1.0))
-    weight = torch.cat(weights)
-    return (torch.cat(losses) * weight).sum() / weight.sum()
+        weight_Q = torch.where(wanted_Q == nothing, nothing_weight, 1.0)
+        losses.append((F.cross_entropy(logits_QK, wanted_Q, reduction="none") * weight_Q).sum())
+    return torch.stack(losses).sum()
 
 
 def _matched_mask_losses(
@@ -284,10 +323,9 @@ def answer_loss(
     At A random known pixels of each picture the score of label k is S_k = sum_q p_qk sigmoid(mask_q), as in
     the answer. A pixel of label t costs -log(S_t / sum_k S_k). A pixel known to be none of the labels costs
     log(1 + sum_k S_k): like -log(1 - sum_k S_k) where the sum is small, and with a gradient where it is above
-    1, as it is when training begins. The mean over all these pixels; zero where no pixel is known.
+    1, as it is when training begins. The sum over all these pixels; zero where no pixel is known.
     """
     losses = [masks_BQhw.sum() * 0.0]
-    count = 0
     for logits_QK, masks_Qhw, target, draws_A in zip(
         class_logits, masks_BQhw, targets, draws_BA, strict=True
     ):
@@ -305,8 +343,7 @@ def answer_loss(
         right_A = score_KA.gather(0, ids_A.clamp(max=labels - 1)[None])[0]
         named = (total_A + EPSILON).log() - (right_A + EPSILON).log()
         losses.append(torch.where(ids_A < labels, named, total_A.log1p()).sum())
-        count += len(pixels_A)
-    return torch.stack(losses).sum() / max(1, count)
+    return torch.stack(losses).sum()
 
 
 def sample_points(maps_NChw: Tensor, points_NP2: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ PACKAGE = Path(sanseg.__file__).parent
 ROWS = (
     {"__main__"},
     {"cli", "serve", "batch", "export"},
-    {"segmenter", "train", "evaluate", "baselines"},
+    {"report"},
+    {"segmenter", "train", "run", "recipes", "evaluate", "expect", "metrics", "views", "baselines"},
     {"segmentation", "losses", "labelmap", "data", "draw", "images", "vocabulary"},
     {"model"},
     {"version"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,10 @@ from sanseg.losses import (
     Draws,
     LossConfig,
     Losses,
+    Normalisers,
     Target,
     answer_loss,
     classification_loss,
-    count_masks,
     important_points,
     mask_losses,
     match,
@@ -111,7 +113,9 @@ def test_importance_sampling_picks_the_official_points(golden: Golden, reading: 
 def test_losses_equal_the_official_ones(golden: Golden, reading: str) -> None:
     logits, masks = golden.predictions(reading)
     targets = golden.targets()
-    losses = reading_losses(list(logits), masks, targets, golden.draws(reading), CONFIG, count_masks(targets))
+    losses = reading_losses(
+        list(logits), masks, targets, golden.draws(reading), CONFIG, counted(logits, targets, CONFIG)
+    )
     suffix = GOLDEN[reading]
     wanted = [golden.losses[f"loss_{name}{suffix}"] for name in ("ce", "mask", "dice")]
     assert [losses.classification.item(), losses.mask.item(), losses.dice.item()] == pytest.approx(
@@ -140,7 +144,12 @@ def losses_of(
     logits: list[Tensor], masks: Tensor, targets: list[Target], config: LossConfig, seed: int = 0
 ) -> Losses:
     draws = Draws.make(targets, masks.shape[1], config, torch.Generator().manual_seed(seed))
-    return reading_losses(logits, masks, targets, draws, config, count_masks(targets))
+    return reading_losses(logits, masks, targets, draws, config, counted(logits, targets, config))
+
+
+def counted(logits: Sequence[Tensor], targets: Sequence[Target], config: LossConfig) -> Normalisers:
+    labels = [one.shape[-1] - 1 for one in logits]
+    return Normalisers.count(targets, labels, logits[0].shape[0], config)
 
 
 def predictions(labels: list[int], queries: int = 6) -> tuple[list[Tensor], Tensor]:
@@ -195,7 +204,7 @@ def test_pictures_with_different_vocabularies_share_a_batch() -> None:
             one, ids, torch.tensor([1.0] * (len(one[0]) - 1) + [0.1]), reduction="sum"
         )
         for one, ids in zip(logits, wanted, strict=True)
-    ) / (4 * 1.0 + 8 * 0.1)
+    )
     torch.testing.assert_close(classification_loss(logits, targets, matches, 0.1), torch.as_tensor(by_hand))
     assert together.isfinite()
 
@@ -215,12 +224,37 @@ def test_twice_the_normaliser_halves_the_mask_losses() -> None:
     logits, masks = predictions([3])
     targets = [a_target()]
     draws = Draws.make(targets, 6, config, torch.Generator().manual_seed(0))
-    one, two = (reading_losses(logits, masks, targets, draws, config, n) for n in (2.0, 4.0))
+    normalisers = counted(logits, targets, config)
+    one, two = (
+        reading_losses(logits, masks, targets, draws, config, replace(normalisers, masks=n))
+        for n in (2.0, 4.0)
+    )
     torch.testing.assert_close(one.mask, 2 * two.mask)
     torch.testing.assert_close(one.dice, 2 * two.dice)
     assert one.classification == two.classification
-    assert count_masks(targets) == 2
-    assert count_masks([]) == 1
+    assert normalisers.masks == 2
+
+
+def test_the_losses_of_the_parts_of_a_step_add_up() -> None:
+    """However it is divided: pictures with many masks, without any, and with nothing known."""
+    config = LossConfig(points=50, answer_weight=1.0, answer_points=40, nothing_weight=0.3)
+    logits, masks = predictions([3, 5, 3, 3])
+    unknown = Target.from_index_map(torch.full((16, 16), 255), 3)
+    targets = [a_target(), a_target(5), unknown, a_target(size=8)]
+    drawn = [
+        Draws.make([target], 6, config, torch.Generator().manual_seed(number))
+        for number, target in enumerate(targets)
+    ]
+    normalisers = counted(logits, targets, config)
+    whole = reading_losses(logits, masks, targets, Draws.join(drawn), config, normalisers).stacked()
+    for cuts in ([0, 2, 4], [0, 1, 3, 4], [0, 1, 2, 3, 4]):
+        parts = [
+            reading_losses(
+                logits[a:b], masks[a:b], targets[a:b], Draws.join(drawn[a:b]), config, normalisers
+            ).stacked()
+            for a, b in pairwise(cuts)
+        ]
+        torch.testing.assert_close(torch.stack(parts).sum(0), whole)
 
 
 def test_unknown_pixels_count_only_when_asked() -> None:
@@ -274,7 +308,7 @@ def test_points_beyond_the_border_read_zero() -> None:
 
 def answer_of(logits: Tensor, masks: Tensor, target: Target) -> Tensor:
     draws = torch.rand(1, 4_000, generator=torch.Generator().manual_seed(0))
-    return answer_loss([logits], masks, [target], draws)
+    return answer_loss([logits], masks, [target], draws) / draws.numel()
 
 
 def test_the_answer_loss_is_the_mean_over_known_pixels() -> None:

@@ -25,6 +25,7 @@ from sanseg.evaluate import evaluate
 from sanseg.images import write_json
 from sanseg.losses import LossConfig
 from sanseg.model.config import SAN_MINI, SideAdapterConfig
+from sanseg.model.fresh import fresh_san
 from sanseg.model.san import SAN
 from sanseg.model.weights import load_san
 from sanseg.segmenter import Segmenter
@@ -45,8 +46,6 @@ SETTINGS = TrainConfig(
     loss=LOSS,
     augmentation=Augmentation(short_side=256, scale=(0.7, 1.3), crop=224),
 )
-MASKS_ONLY = replace(LOSS, class_weight=0.0, answer_weight=0.0)
-NAMES_ONLY = replace(LOSS, mask_weight=0.0, dice_weight=0.0)
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,12 @@ class Variant:
     side: Mapping[str, Any] = field(default_factory=dict)
     clip: str = "position"
     clip_lr: float = 1.0
-    stages: int = 1
+    parts: tuple[str, ...] = ("all",)
 
 
 VARIANTS = {
     "as released": Variant(),
-    "two stages": Variant(stages=2),
+    "two stages": Variant(parts=("masks", "recognition")),
     "mask as bias": Variant({"bias": "mask"}),
     "CLIP fine-tuned": Variant(clip="visual"),
     "CLIP fine-tuned, 0.1 of the rate": Variant(clip="visual", clip_lr=0.1),
@@ -72,31 +71,22 @@ VARIANTS = {
 }
 
 
-def fresh(side: SideAdapterConfig, seed: int) -> SAN:
+def untrained(side: SideAdapterConfig, seed: int) -> SAN:
     """The box's CLIP and an untrained side adapter."""
-    boxed = load_san("mini")
-    torch.manual_seed(seed)
-    san = SAN(replace(SAN_MINI, side=side))
-    san.clip.load_state_dict(boxed.clip.state_dict())
+    san = fresh_san(load_san("mini"), side, seed=seed)
     with torch.no_grad():
         san.side_adapter.query.mul_(0.1)
         san.side_adapter.query_position.mul_(0.1)
-    return san.eval()
+    return san
 
 
 def train_variant(variant: Variant, seed: int, data: Path, run: Path) -> SAN:
-    san = fresh(replace(SAN_MINI.side, **variant.side), seed)
+    san = untrained(replace(SAN_MINI.side, **variant.side), seed)
     sets = [SegmentationSet.open(data / name) for name in SETS]
-    settings = replace(SETTINGS, seed=seed, clip_lr=variant.clip_lr)
-    if variant.stages == 1:
-        san.freeze(variant.clip)
-        train(san, sets, settings, run)
-        return san
-    half = replace(settings, iterations=ITERATIONS // 2)
-    san.freeze(variant.clip, "masks")
-    train(san, sets, replace(half, loss=MASKS_ONLY), run / "masks")
-    san.freeze(variant.clip, "recognition")
-    train(san, sets, replace(half, loss=NAMES_ONLY), run / "recognition")
+    settings = replace(SETTINGS, seed=seed, trains=variant.clip, clip_lr=variant.clip_lr)
+    for part in variant.parts:
+        share = replace(settings, iterations=ITERATIONS // len(variant.parts), part=part)
+        train(san, sets, share, run / part)
     return san
 
 
@@ -128,7 +118,9 @@ def main() -> None:
             san = train_variant(variant, seed, options.data, folder)
             result = measure(san, options.data)
             write_json(folder / "result.json", result)
-            print(f"{name}, seed {seed}: {json.dumps({k: round(v, 1) for k, v in result.items()})}", flush=True)
+            print(
+                f"{name}, seed {seed}: {json.dumps({k: round(v, 1) for k, v in result.items()})}", flush=True
+            )
     table(options.run, options.seeds)
 
 

@@ -53,9 +53,6 @@ def untrained(run: Path) -> SAN:
         san.clip.logit_scale.copy_(learned["logit_scale"])
         san.side_adapter.query.mul_(0.1)
         san.side_adapter.query_position.mul_(0.1)
-    san.clip.visual.position.requires_grad_(
-        False
-    )  # nothing is gained from moving it: the CLIP saw these pictures
     return san.eval()
 
 
@@ -78,6 +75,7 @@ def main() -> None:
         clip=1.0,
         warmup=100,
         dtype="bfloat16",
+        trains="none",  # nothing is gained from moving CLIP's positions: it saw these pictures
         save_every=100,
         repeats=tuple(SETS.values()),
         loss=LOSS,

@@ -19,8 +19,8 @@ from sanseg.labelmap import label_map, score_map
 from sanseg.losses import (
     Draws,
     LossConfig,
+    Normalisers,
     Target,
-    count_masks,
     important_points,
     match,
     matching_cost,
@@ -201,6 +201,8 @@ def _training(case: Case) -> Iterator[tuple[str, list[float]]]:
     for (name, reading), proposals in zip(READINGS.items(), case.san.readings(images), strict=True):
         logits = _classifier(case).logits(proposals.embeddings)
         masks = proposals.mask_logits
+        labels = [logits.shape[-1] - 1] * len(targets)
+        normalisers = Normalisers.count(targets, labels, logits.shape[1], config)
         yield (
             f"train_pred_logits_{reading}",
             case.compare(f"train_pred_logits_{reading}", logits, f"class_logits_{name}"),
@@ -227,7 +229,7 @@ def _training(case: Case) -> Iterator[tuple[str, list[float]]]:
             )
             wrong = (points.numpy() != case.arrays[f"train_{reading}_loss_points"][these]).any(-1)
             yield f"train_{reading}_loss_points_b{number}", [float(wrong.sum()), 0.0]
-        losses = reading_losses(list(logits), masks, targets, draws, config, count_masks(targets))
+        losses = reading_losses(list(logits), masks, targets, draws, config, normalisers)
         suffix = "" if reading == "main" else "_0"
         for key, ours in (("ce", losses.classification), ("mask", losses.mask), ("dice", losses.dice)):
             golden = case.trained["losses_unweighted"][f"loss_{key}{suffix}"]
