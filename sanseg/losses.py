@@ -49,6 +49,10 @@ class LossConfig:
     answer_weight: float = 0.0
     answer_points: int = 2_048
 
+    def __post_init__(self) -> None:
+        if self.points < 1 or self.answer_points < 1:
+            raise ValueError(f"points are {self.points} and {self.answer_points}: give at least 1")
+
     @property
     def important(self) -> int:
         """How many of the P loss points are chosen for being uncertain."""

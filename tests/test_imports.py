@@ -20,7 +20,7 @@ ROWS = (
     {"cli", "serve", "batch", "export"},
     {"report"},
     {"segmenter", "train", "run", "recipes", "evaluate", "expect", "metrics", "views", "baselines"},
-    {"segmentation", "losses", "labelmap", "data", "draw", "images", "vocabulary"},
+    {"segmentation", "losses", "labelmap", "data", "draw", "figures", "images", "vocabulary"},
     {"model"},
     {"version"},
 )

@@ -34,6 +34,11 @@ class Augmentation:
     flip: float = 0.5
     colour: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("short_side", "crop"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)} pixels: give at least 1")
+
 
 def augment(
     image: NDArray[np.uint8], index_map: IndexMap, augmentation: Augmentation, rng: np.random.Generator

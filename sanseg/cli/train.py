@@ -1,0 +1,191 @@
+"""`sanseg train`: pictures with masks in, a side adapter that names their labels out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, complain, mistakes_in_one_line
+
+if TYPE_CHECKING:
+    from sanseg.data.datasets import SegmentationSet
+    from sanseg.model.san import SAN
+    from sanseg.train import TrainConfig
+
+DIVERGED = 3  # the loss is no longer a number; the states before it are whole
+EXIT_CODES = (
+    f"Exit codes: 0 all good; {BAD_USE} bad use, bad data or a disk that is full: what was saved stays;"
+    f" {DIVERGED} the loss is no longer a number; {INTERRUPTED} interrupted, with a state saved."
+)
+
+
+@app.command(epilog=EXIT_CODES)
+def train(
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            help="A folder of pictures and masks; give several to mix sets, each with its own labels."
+        ),
+    ],
+    run: Annotated[
+        Path, typer.Option(help="Folder of the run. A run that has begun there goes on where it stopped.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="What to start from: a name, a checkpoint, or open_clip:NAME:PRETRAINED (always fresh)."
+        ),
+    ] = "mini",
+    clip: Annotated[
+        str | None, typer.Option(help="For a checkpoint that is only an adapter: the one with its CLIP.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Keep only the model's CLIP and begin a new side adapter.")
+    ] = False,
+    bias: Annotated[
+        str | None,
+        typer.Option(help="With --fresh: attention biases from a 'head' of their own, or the 'mask' itself."),
+    ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(help="With --fresh: CLIP blocks fused into which side blocks, '0:0 3:1', or 'none'."),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="own_data, or released (COCO-Stuff, 60,000 iterations of 32 pictures).")
+    ] = "own_data",
+    split: Annotated[str, typer.Option(help="Which split of the sets to train on.")] = "train",
+    iterations: Annotated[int | None, typer.Option(help="Steps of the optimizer.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures of a step, over all processes.")] = None,
+    accumulation: Annotated[
+        int | None, typer.Option(help="Passes into which each process divides its pictures: less memory.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    clip_lr: Annotated[float | None, typer.Option(help="Factor on it for CLIP's own weights.")] = None,
+    train_clip: Annotated[
+        str | None, typer.Option(help="What of CLIP trains: position, as released; none; or visual.")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="all; or the paper's two stages: masks, then recognition.")
+    ] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the squares trained on, in pixels.")] = None,
+    short_side: Annotated[
+        int | None, typer.Option(help="What pictures are resized to first, pixels.")
+    ] = None,
+    points: Annotated[int | None, typer.Option(help="Points at which masks are compared.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Activations are computed twice: less memory, slower.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes that load pictures.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Iterations between saves.")] = None,
+    keep: Annotated[int | None, typer.Option(help="States that stay.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train on pictures with masks.
+
+    The same command again goes on where the run stopped. Several GPUs: accelerate launch -m sanseg train ...
+    """
+    given = {
+        "iterations": iterations,
+        "batch": batch,
+        "accumulation": accumulation,
+        "lr": lr,
+        "clip_lr": clip_lr,
+        "trains": train_clip,
+        "part": part,
+        "dtype": dtype,
+        "checkpointing": checkpointing or None,
+        "workers": workers,
+        "save_every": save_every,
+        "keep": keep,
+        "seed": seed,
+    }
+    views = {"crop": crop, "short_side": short_side}
+    console = Console(quiet=quiet)
+    with mistakes_in_one_line():
+        from sanseg.data.datasets import SegmentationSet
+        from sanseg.segmenter import find_device
+        from sanseg.train import train as run_training
+
+        sets = [SegmentationSet.open(folder, split) for folder in data]
+        san = starting_point(model, clip, fresh, bias, fusion, seed or 0).to(find_device(device))
+        config = settings(recipe, san, given, views, points)
+        tell(console, sets, san, config)
+        try:
+            run_training(san, sets, config, run, quiet=quiet)
+        except FloatingPointError as error:
+            complain(f"sanseg: {error}")
+            raise typer.Exit(DIVERGED) from error
+        except KeyboardInterrupt as stop:
+            complain(f"sanseg: {stop or 'interrupted'}; the same command goes on from the last state")
+            raise typer.Exit(INTERRUPTED) from None
+        written = run / ("model.safetensors" if config.trains == "visual" else "adapter.safetensors")
+        needed = "" if config.trains == "visual" else f" --clip {clip or model}"
+        console.print(f"{escape(str(written))} written: use it with --model {escape(str(written) + needed)}")
+
+
+def starting_point(
+    model: str, clip: str | None, fresh: bool, bias: str | None, fusion: str | None, seed: int
+) -> SAN:
+    from dataclasses import replace
+
+    from sanseg.model.fresh import OPEN_CLIP, fresh_san
+    from sanseg.model.weights import load_san
+
+    san = load_san(model, clip=clip)
+    if not fresh and not model.startswith(OPEN_CLIP):
+        if bias or fusion:
+            raise ValueError("--bias and --fusion are of a new side adapter: add --fresh")
+        return san
+    changes: dict[str, Any] = {"bias": bias} if bias else {}
+    if fusion:
+        changes["fusion"] = read_fusion(fusion)
+    return fresh_san(san, replace(san.config.side, **changes), seed=seed)
+
+
+def read_fusion(text: str) -> tuple[tuple[int, int], ...]:
+    """ "0:0 3:1" to ((0, 0), (3, 1))."""
+    if text == "none":
+        return ()
+    pairs = [pair.split(":") for pair in text.split()]
+    if not pairs or any(len(pair) != 2 or not all(part.isdecimal() for part in pair) for pair in pairs):
+        raise ValueError(f"--fusion {text!r} is not understood: write pairs as in '0:0 3:1', or none")
+    return tuple((int(of), int(into)) for of, into in pairs)
+
+
+def settings(
+    recipe: str, san: SAN, given: dict[str, Any], views: dict[str, Any], points: int | None
+) -> TrainConfig:
+    """The recipe's settings, with those that were given in their place."""
+    from dataclasses import replace
+
+    from sanseg.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe {recipe!r} is unknown: choose from {', '.join(RECIPES)}")
+    config = RECIPES[recipe](san.config)
+    views = {name: value for name, value in views.items() if value is not None}
+    config = replace(
+        config,
+        augmentation=replace(config.augmentation, **views),
+        loss=config.loss if points is None else replace(config.loss, points=points),
+    )
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def tell(console: Console, sets: list[SegmentationSet], san: SAN, config: TrainConfig) -> None:
+    for one in sets:
+        console.print(
+            f"{escape(one.name)}: {one.form}, {len(one)} pictures, {len(one.vocabulary.names)} labels"
+        )
+    trained = f"CLIP: {config.trains}" if config.part != "masks" else "CLIP frozen"
+    console.print(
+        f"{escape(san.config.name)} on {san.nothing.device}: {config.iterations} iterations of {config.batch}"
+        f" pictures; trains {config.part} of the side adapter, {trained}"
+    )

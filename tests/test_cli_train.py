@@ -1,0 +1,204 @@
+"""`sanseg train` trains what it is told to, goes on where it stopped, and tells mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from sanseg.cli import app, shell
+from sanseg.cli.train import DIVERGED
+from sanseg.model.checkpoint import read_head
+from sanseg.model.san import SAN
+from sanseg.model.weights import load_san, save_san
+from tests.data.test_datasets import stripes, write_set
+
+Train = Callable[..., Result]
+QUICK = ("--iterations", "4", "--batch", "2", "--points", "32", "--crop", "64", "--short-side", "64")
+
+
+@pytest.fixture
+def train(tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """`sanseg train` in a folder with tiny.safetensors and the sets pets and plants."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    save_san("tiny.safetensors", tiny_san)
+    large = stripes().repeat(6, 0).repeat(6, 1)
+    write_set(
+        tmp_path / "pets", {"p0": large, "p1": large.T.copy()}, ["cat | kitten", "dog", "horse"], other=254
+    )
+    write_set(tmp_path / "plants", {"q0": np.roll(large, 13, 0)}, ["fern", "oak"], other=254)
+
+    def invoke(*arguments: str, code: int = 0) -> Result:
+        given = ("--data", "pets") if "--data" not in arguments else ()
+        start = ("--model", "tiny.safetensors") if "--model" not in arguments else ()
+        settings = ("train", "--run", "run", "--device", "cpu", *QUICK, *given, *start, *arguments)
+        result = CliRunner().invoke(app, settings)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+def lines(run: str = "run") -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_an_adapter_is_trained_and_used(train: Train, tiny_san: SAN) -> None:
+    told = train("--data", "pets", "--data", "plants").stdout
+    assert "pets: folder, 2 pictures, 3 labels" in told
+    assert "plants: folder, 1 pictures, 2 labels" in told
+    assert "--model run/adapter.safetensors --clip tiny.safetensors" in told
+    assert len(lines()) == 4
+    trained = load_san("run/adapter.safetensors", clip="tiny.safetensors")
+    assert not trained.nothing.equal(tiny_san.nothing)
+    assert read_head(Path("run/adapter.safetensors")).labels == (
+        "cat",
+        "kitten",
+        "dog",
+        "horse",
+        "fern",
+        "oak",
+    )
+
+
+def test_the_same_command_goes_on(train: Train) -> None:
+    train()
+    before = Path("run/metrics.jsonl").read_bytes()
+    train()
+    assert Path("run/metrics.jsonl").read_bytes() == before
+    message = train("--seed", "1", code=shell.BAD_USE).stderr
+    assert "is of another run (seed 0, now 1)" in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--iterations", "3"),
+        ("--batch", "4"),
+        ("--lr", "0.01"),
+        ("--seed", "5"),
+        ("--dtype", "bfloat16"),
+        ("--dtype", "float16"),
+        ("--crop", "32"),
+        ("--short-side", "80"),
+        ("--points", "64"),
+        ("--train-clip", "none"),
+        ("--train-clip", "visual"),
+        ("--part", "masks"),
+        ("--recipe", "released"),
+        ("--fresh",),
+        ("--fresh", "--bias", "mask"),
+        ("--fresh", "--fusion", "none"),
+        ("--data", "plants"),
+    ],
+    ids=" ".join,
+)
+def test_each_option_changes_the_run(train: Train, arguments: tuple[str, ...]) -> None:
+    train("--run", "plain", "--quiet")
+    result = train("--run", "changed", "--quiet", *arguments)
+    assert result.stdout == ""
+    keys = ("loss", "classification", "mask", "norm")
+    assert [[line[key] for key in keys] for line in lines("plain")] != [
+        [line[key] for key in keys] for line in lines("changed")
+    ]
+
+
+def test_options_that_change_no_number(train: Train) -> None:
+    train("--run", "plain")
+    train("--run", "other", "--save-every", "1", "--keep", "2", "--workers", "1")
+    assert [line["loss"] for line in lines("plain")] == [line["loss"] for line in lines("other")]
+    assert len([*Path("other/checkpoints").iterdir()]) == 2
+    assert len([*Path("plain/checkpoints").iterdir()]) == 1
+    for one in (("--accumulation", "2"), ("--checkpointing",)):
+        train("--run", one[0], *one)
+        assert [line["loss"] for line in lines(one[0])] == pytest.approx(
+            [line["loss"] for line in lines("plain")], rel=1e-3
+        )
+
+
+def test_the_rate_of_clip(train: Train) -> None:
+    train("--run", "one", "--train-clip", "visual")
+    train("--run", "slow", "--train-clip", "visual", "--clip-lr", "0.01")
+    one, slow = (load_san(f"{run}/model.safetensors") for run in ("one", "slow"))
+    assert not one.clip.visual.projection.equal(slow.clip.visual.projection)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "nowhere"), "nowhere is not a folder"),
+        (("--model", "large"), "'large' is neither the name of a model"),
+        (("--recipe", "fast"), "recipe 'fast' is unknown: choose from own_data, released"),
+        (("--bias", "mask"), "add --fresh"),
+        (("--fresh", "--bias", "both"), "bias 'both' one of head, mask"),
+        (("--fresh", "--fusion", "0-0"), "write pairs as in '0:0 3:1', or none"),
+        (("--fresh", "--fusion", "9:0"), "fusion"),
+        (("--part", "some"), "'some' cannot be trained: choose from all, masks, recognition"),
+        (("--train-clip", "text"), "'text' cannot be trained: choose from"),
+        (("--batch", "3", "--accumulation", "2"), "a batch of 3 cannot be divided"),
+        (("--crop", "0"), "crop is 0 pixels"),
+        (("--points", "0"), "points are 0"),
+        (("--lr", "-1"), "lr is -1.0"),
+        (("--dtype", "int8"), "dtype 'int8' is unknown"),
+        (("--device", "gpu"), "device called 'gpu'"),
+        (("--split", "test"), "no split 'test'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_mistakes_are_one_line(train: Train, arguments: tuple[str, ...], message: str) -> None:
+    result = train(*arguments, code=shell.BAD_USE)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_adapter_of_another_clip_is_refused(train: Train, tiny_san: SAN) -> None:
+    save_san("adapter.safetensors", tiny_san, kind="adapter")
+    tiny_san.clip.text.position.data += 1
+    save_san("other.safetensors", tiny_san)
+    message = train(
+        "--model", "adapter.safetensors", "--clip", "other.safetensors", code=shell.BAD_USE
+    ).stderr
+    assert "adapter for the tiny-clip with checksum" in message
+    Path("hostile.safetensors").write_bytes(b"\x80\x04cos\nsystem\n")
+    assert "hostile.safetensors" in train("--model", "hostile.safetensors", code=shell.BAD_USE).stderr
+
+
+def test_a_diverging_run_says_so(train: Train, tiny_san: SAN) -> None:
+    message = train("--lr", "1e30", "--iterations", "8", code=DIVERGED).stderr
+    assert "the loss is" in message
+    assert "lower lr" in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_saves_and_says_how_to_go_on(train: Train, tmp_path: Path) -> None:
+    arguments = ["--data", "pets", "--run", "cut", "--model", "tiny.safetensors", "--device", "cpu", *QUICK]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sanseg", "train", *arguments, "--iterations", "100000", "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    log = Path("cut/metrics.jsonl")
+    while not log.exists() or not log.read_text():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == shell.INTERRUPTED
+    assert "which are saved; the same command goes on from the last state" in error
+    (state,) = Path("cut/checkpoints").iterdir()
+    assert int(state.stem) == len(lines("cut"))
