@@ -184,3 +184,56 @@ def _with_legend(
             (left + font_size + gap, top + row_height // 2), text, fill=(0, 0, 0), font=font, anchor="lm"
         )
     return canvas
+
+
+def contact_sheet(
+    tiles: Sequence[tuple[NDArray[np.uint8], str]], *, columns: int = 4, side: int = 240
+) -> Image.Image:
+    """Many pictures on one white page, row by row, each with a line of text under it.
+
+    tiles: pictures, uint8 (H, W, 3), RGB, with their captions. Each is scaled, up or down, to fit side x side
+    pixels and keeps its aspect. A caption too wide for that loses its middle; its font is the legend's
+    (`overlay`), and a caption without any letter or digit in it becomes "picture 3", counted from 1.
+
+    Raises ValueError without tiles, for less than one column, and for a side below 16.
+    """
+    if not tiles:
+        raise ValueError("there is no picture for the contact sheet: pass at least one")
+    if columns < 1 or side < 16:
+        raise ValueError(f"a sheet of {columns} columns of {side} pixels: wanted at least 1, of at least 16")
+    font = ImageFont.load_default(max(11, side // 17))
+    gap, line = max(4, side // 20), round(max(11, side // 17) * 1.6)
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    size = (gap + columns * (side + gap), gap + rows * (side + line + gap))
+    sheet = Image.new("RGB", size, (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for number, (picture, text) in enumerate(tiles):
+        assert picture.dtype == np.uint8, picture.dtype
+        assert picture.ndim == 3, picture.shape
+        row, column = divmod(number, columns)
+        left, top = gap + column * (side + gap), gap + row * (side + line + gap)
+        scale = side / max(picture.shape[:2])
+        fitted = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+        tile = Image.fromarray(picture).resize(fitted, resample)
+        # Captions stand right under their pictures, so pictures rest on the floor of their cells.
+        sheet.paste(tile, (left + (side - fitted[0]) // 2, top + side - fitted[1]))
+        caption = _caption(text, number, font, side)
+        draw.text((left + side // 2, top + side + line // 2), caption, fill=(0, 0, 0), font=font, anchor="mm")
+    return sheet
+
+
+def _caption(text: str, number: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text in what the font can write, its middle cut out until it is at most so wide."""
+    text = " ".join((text if len(text) <= 400 else text[:200] + text[-200:]).split())
+    letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    text = "".join(letters).encode("ascii", "replace").decode()
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    if not any(letter.isalnum() for letter in text):
+        return f"picture {number + 1}" if text else ""
+    shown, kept = text, len(text)
+    while font.getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
+    return shown

@@ -210,3 +210,78 @@ def test_what_does_not_fit_is_refused() -> None:
     for opacity in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"opacity is .*: choose"):
             overlay(grey(9, 9), np.zeros((9, 9), np.uint8), ["a"], opacity=opacity)
+
+
+def solid(height: int, width: int, colour: tuple[int, int, int]) -> np.ndarray:
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[:] = colour
+    return picture
+
+
+def where(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the pixels of this colour."""
+    rows, columns = np.nonzero((np.array(sheet) == colour).all(axis=-1))
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def test_a_contact_sheet_shows_each_picture_whole_in_its_cell() -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
+    sizes = [(50, 100), (100, 50), (700, 700), (1, 5000), (3, 3)]
+    tiles = [(solid(*size, colour), "") for size, colour in zip(sizes, colours, strict=True)]
+    sheet = draw.contact_sheet(tiles, columns=2, side=100)
+    boxes = [where(sheet, colour) for colour in colours]
+    assert [(right - left, bottom - top) for left, top, right, bottom in boxes] == [
+        (100, 50),
+        (50, 100),
+        (100, 100),
+        (100, 1),
+        (100, 100),
+    ]
+    centres = [(left + right) // 2 for left, _, right, _ in boxes]
+    assert centres[0] == centres[2] == centres[4] < centres[1] == centres[3], "row by row, in two columns"
+    bottoms = [box[3] for box in boxes]
+    assert bottoms[0] == bottoms[1] < bottoms[2] == bottoms[3] < bottoms[4]
+    edge = np.array(sheet)
+    edge[4:-4, 4:-4] = 255
+    assert (edge == 255).all(), "nothing touches the edge of the page"
+
+
+def test_a_contact_sheet_is_no_wider_than_its_pictures() -> None:
+    one = draw.contact_sheet([(grey(9, 9), "a")], columns=4, side=60)
+    assert one.width < 2 * 60
+    assert draw.contact_sheet([(grey(9, 9), "a")] * 9, columns=4, side=60).width > 4 * 60
+
+
+def test_captions_stand_under_their_pictures_and_stay_in_their_cells() -> None:
+    tiles = [(solid(40, 40, (200, 0, 0)), "W" * 500), (solid(40, 40, (0, 200, 0)), "i")]
+    sheet = draw.contact_sheet(tiles, side=100)
+    dark = np.array(sheet).max(axis=-1) < 80
+    for colour, room in (((200, 0, 0), slice(0, 105)), ((0, 200, 0), slice(105, None))):
+        left, _, right, bottom = where(sheet, colour)
+        columns = np.flatnonzero(dark[:, room].any(axis=0)) + (room.start or 0)
+        assert dark[bottom:, room].any()
+        assert not dark[:bottom, room].any()
+        assert columns.min() >= left
+        assert columns.max() < right
+
+
+def test_captions_keep_both_ends_and_are_always_readable() -> None:
+    def drawn(text: str) -> bytes:
+        return draw.contact_sheet([(grey(9, 9), text)], side=120).tobytes()
+
+    long = "a-folder/another-folder/and-a-name"
+    assert drawn(f"{long}.jpg  12 %") != drawn(f"{long}.jpg  13 %")
+    assert drawn(f"1{long}.jpg") != drawn(f"2{long}.jpg")
+    assert drawn("café\nau lait") == drawn("cafe au lait")
+    assert drawn("猫") == drawn("\ud800") == drawn("picture 1")
+    assert drawn("") != drawn("picture 1"), "no caption is no caption"
+    assert drawn("x" * 1_000_000 + "1") != drawn("x" * 1_000_000 + "2")
+    drawn("a\0b\x1b[31m")
+
+
+def test_a_contact_sheet_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no picture for the contact sheet: pass at least one"):
+        draw.contact_sheet([])
+    for arguments in ({"columns": 0}, {"side": 4}):
+        with pytest.raises(ValueError, match="wanted at least 1, of at least 16"):
+            draw.contact_sheet([(grey(9, 9), "a")], **arguments)

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 NEEDED = (
     "sanseg/py.typed",
     "sanseg/distractors.txt",
+    "sanseg/data/labels/ade20k_847.txt",
     "sanseg/model/assets/mini.safetensors",
     "sanseg/model/assets/bpe_simple_vocab_16e6.txt.gz",
     "licenses/LICENSE",

@@ -5,69 +5,109 @@ H W pixels of the picture as it is stored.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from sanseg.data import coco, folder, voc, yolo
+from sanseg.data.files import Files, IndexMap, read_vocabulary
 from sanseg.images import read_image
-from sanseg.vocabulary import Vocabulary, other_id
 
-IndexMap = NDArray[np.unsignedinteger[Any]]
+__all__ = ["FORMATS", "Files", "Format", "IndexMap", "Sample", "SegmentationSet", "find_form", "find_splits"]
 
 
 @dataclass(frozen=True)
-class Files:
-    """What a reader finds in a folder: labels, the meaning of mask values, and the files.
+class Format:
+    """A form of data set.
 
-    other: the value of pixels known to be none of the labels; None where the set has no such pixels.
-    unknown: the value of pixels that nobody labelled.
-    pictures: (name, picture, mask) of each picture of the split, in order.
+    needs: what a folder of it holds, in words. lacks: what of that is not there, nothing where the form fits.
+    splits: their names. read: one of them.
     """
 
-    labels: tuple[str, ...]
-    other: int | None
-    unknown: int
-    pictures: tuple[tuple[str, Path, Path], ...]
+    needs: str
+    lacks: Callable[[Path], tuple[str, ...]]
+    splits: Callable[[Path], tuple[str, ...]]
+    read: Callable[[Path, str], Files]
 
 
-def read_folder(folder: Path, split: str) -> Files:
-    """`images/`, `masks/` (PNG of the same stem, one channel, pixel = index) and `dataset.json`.
+FORMATS: dict[str, Format] = {
+    "folder": Format(
+        "images/, masks/ (PNGs of indices, of the same names), and dataset.json or labels.txt",
+        folder.lacks,
+        folder.find_splits,
+        folder.read_folder,
+    ),
+    "coco-panoptic": Format(
+        "annotations/panoptic_SPLIT.json, the PNGs in annotations/panoptic_SPLIT/, pictures in SPLIT/",
+        partial(coco.lacks, kind="panoptic"),
+        partial(coco.find_splits, kind="panoptic"),
+        coco.read_panoptic,
+    ),
+    "coco-instances": Format(
+        f"annotations/instances_SPLIT.json and pictures in SPLIT/, or SPLIT/{coco.EXPORTED}",
+        partial(coco.lacks, kind="instances"),
+        partial(coco.find_splits, kind="instances"),
+        coco.read_instances,
+    ),
+    "voc": Format(
+        "JPEGImages/, SegmentationClass/, ImageSets/Segmentation/", voc.lacks, voc.find_splits, voc.read_voc
+    ),
+    "yolo": Format(
+        "data.yaml, pictures below images/, polygons below labels/",
+        yolo.lacks,
+        yolo.find_splits,
+        yolo.read_yolo,
+    ),
+}
 
-    dataset.json holds `labels` (` | ` between synonyms), `splits` ({name: [stems]}), and optionally `other`
-    and `ignore`, the two values with a meaning of their own (none and 255 where absent).
+
+def find_form(folder: str | PathLike[str]) -> str:
+    """The key of FORMATS that a folder is of, by the names in it.
+
+    Raises ValueError where it is no folder, where no form fits, and where several do.
     """
-    path = folder / "dataset.json"
-    try:
-        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        labels = tuple(described["labels"])
-        splits: dict[str, list[str]] = described["splits"]
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist: a set of this form needs one") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} describes no set ({error!r}): give it labels and splits") from error
-    if split not in splits:
-        raise ValueError(f"{folder} has no split {split!r}: use one of {', '.join(splits)}")
-    images = {found.stem: found for found in sorted((folder / "images").glob("*"))}
-    pictures = []
-    for stem in splits[split]:
-        mask = folder / "masks" / f"{stem}.png"
-        if stem not in images:
-            raise ValueError(f"{folder / 'images'} has no picture {stem!r}: split {split!r} names it")
-        if not mask.exists():
-            raise ValueError(f"{mask} does not exist: {images[stem]} needs a mask, or leave it out of {path}")
-        pictures.append((f"{folder.name}/{stem}", images[stem], mask))
-    unknown = described.get("ignore")
-    return Files(labels, described.get("other"), 255 if unknown is None else unknown, tuple(pictures))
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give the folder of a data set")
+    lacking = {form: format.lacks(folder) for form, format in FORMATS.items()}
+    fitting = [form for form, lacks in lacking.items() if not lacks]
+    if len(fitting) > 1:
+        raise ValueError(f"{folder} fits {len(fitting)} forms: say which it is, {' or '.join(fitting)}")
+    if fitting:
+        return fitting[0]
+    told = "; ".join(f"{', '.join(lacks)} for {form}" for form, lacks in lacking.items())
+    inside = (
+        f"{one} is of form {form}, give that; "
+        for one in sorted(folder.iterdir())
+        if one.is_dir()
+        for form, format in FORMATS.items()
+        if not format.lacks(one)
+    )
+    raise ValueError(f"{folder} fits no form of data set: {next(inside, '')}it lacks {told}")
 
 
-FORMATS: dict[str, Callable[[Path, str], Files]] = {"folder": read_folder}
+def find_splits(folder: str | PathLike[str], form: str = "auto") -> tuple[str, ...]:
+    """The names of the splits of a set. Raises ValueError as `SegmentationSet.open`."""
+    return FORMATS[_choose_form(Path(folder), form)].splits(Path(folder))
+
+
+def _choose_form(folder: Path, form: str) -> str:
+    if form == "auto":
+        return find_form(folder)
+    if form not in FORMATS:
+        raise ValueError(f"form {form!r} is unknown: use auto, or one of {', '.join(FORMATS)}")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give the folder of a data set")
+    if lacks := FORMATS[form].lacks(folder):
+        raise ValueError(
+            f"{folder} is not of form {form}, it has no {' and no '.join(lacks)}: wanted {FORMATS[form].needs}"
+        )
+    return form
 
 
 @dataclass(frozen=True)
@@ -85,65 +125,62 @@ class Sample:
 
 
 class SegmentationSet:
-    """One split of one set, with the vocabulary that all its pictures are labelled with."""
+    """One split of one set, with the vocabulary that all its pictures are labelled with.
 
-    def __init__(self, name: str, files: Files) -> None:
+    Nothing but names is held in memory, and COCO's outlines: pictures and masks are read when asked for.
+    """
+
+    def __init__(self, name: str, files: Files, form: str = "folder", split: str = "train") -> None:
         self.name = name
         self.files = files
-        self.vocabulary = Vocabulary.of(list(files.labels))
-        if len(self.vocabulary.names) != len(files.labels):
-            raise ValueError(f"the labels of {name} name the same thing twice: give each its own names")
+        self.form = form
+        self.split = split
+        self.vocabulary = read_vocabulary(files.labels, name)
 
     @classmethod
-    def open(cls, folder: str | PathLike[str], split: str = "train", form: str = "folder") -> SegmentationSet:
-        """The split of a set on disk, in one of the forms of FORMATS.
+    def open(
+        cls,
+        folder: str | PathLike[str],
+        split: str = "train",
+        form: str = "auto",
+        *,
+        allow_missing: bool = False,
+    ) -> SegmentationSet:
+        """The split of a set on disk, in one of the forms of FORMATS; by default in the one that fits.
 
-        Raises ValueError for an unknown form or split, and for pictures and masks that are missing.
+        allow_missing: take a set some of whose pictures or masks are not there. They fail when they are read.
+
+        Raises ValueError where no form fits, or several; for an unknown form or split; for labels, lists and
+        annotations that cannot be read; and for pictures and masks that are missing.
         """
-        if form not in FORMATS:
-            raise ValueError(f"form {form!r} is unknown: use one of {', '.join(FORMATS)}")
         folder = Path(folder)
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is not a folder: give the folder of a data set")
-        return cls(folder.resolve().name, FORMATS[form](folder, split))
+        form = _choose_form(folder, form)
+        opened = cls(folder.resolve().name, FORMATS[form].read(folder, split), form, split)
+        missing = opened.files.missing
+        if missing and not allow_missing:
+            raise ValueError(
+                missing[0][1]
+                + (f" (and {len(missing) - 1} more of {len(opened)} are missing)" if len(missing) > 1 else "")
+            )
+        return opened
+
+    def without(self, names: Iterable[str]) -> SegmentationSet:
+        """The same set without the pictures of these names. Raises ValueError for a name it does not have."""
+        names = set(names)
+        if unknown := names - {picture.name for picture in self.files.pictures}:
+            raise ValueError(f"{self.name} has no picture {min(unknown)!r}: give names of its samples")
+        pictures = tuple(picture for picture in self.files.pictures if picture.name not in names)
+        missing = tuple(one for one in self.files.missing if one[0] not in names)
+        files = replace(self.files, pictures=pictures, missing=missing)
+        return SegmentationSet(self.name, files, self.form, self.split)
 
     def __len__(self) -> int:
         return len(self.files.pictures)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises ValueError for a mask of another size than its picture, or with values that mean nothing."""
-        name, picture, mask = self.files.pictures[index]
-        image = read_image(picture)
-        stored = _read_mask(mask)
-        if stored.shape != image.shape[:2]:
-            (h, w), (height, width) = stored.shape, image.shape[:2]
-            raise ValueError(
-                f"{mask} is {w}x{h}, its picture {width}x{height}: resize the mask, or give the picture's own"
-            )
-        return Sample(name, image, self._index_map(stored, mask))
-
-    def _index_map(self, stored: NDArray[np.int32], path: Path) -> IndexMap:
-        """The file's values in our convention."""
-        labels = len(self.files.labels)
-        other = other_id(labels)
-        index_map = np.where(stored < labels, stored, -1)
-        if self.files.other is not None:
-            index_map[stored == self.files.other] = other
-        index_map[stored == self.files.unknown] = other + 1
-        if (index_map < 0).any():
-            value = stored[index_map < 0].max()
-            raise ValueError(
-                f"{path} holds the value {value}, the set has {labels} labels: use indices below {labels},"
-                f" {self.files.unknown} for unknown and {self.files.other} for other"
-            )
-        return index_map.astype(np.uint8 if other < 256 else np.uint16)
-
-
-def _read_mask(path: Path) -> NDArray[np.int32]:
-    try:
-        with Image.open(path, formats=("PNG",)) as mask:
-            if mask.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
-                raise ValueError(f"{path} is a mask of mode {mask.mode}: save it with one channel of indices")
-            return np.asarray(mask).astype(np.int32)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a mask ({error}): save it as PNG again") from error
+        """Raises ValueError for a picture or mask that cannot be read, a mask of another size than its picture,
+        and values that mean nothing; OSError for a file that cannot be opened."""
+        picture = self.files.pictures[index]
+        image = read_image(picture.image)
+        height, width = image.shape[:2]
+        return Sample(picture.name, image, self.files.masks.read(picture, (height, width)))
