@@ -164,6 +164,20 @@ def test_mistakes_are_one_line(train: Train, arguments: tuple[str, ...], message
     assert result.stderr.count("\n") == 1
 
 
+def test_bad_pictures_stop_the_run_unless_they_may_be_skipped(train: Train) -> None:
+    Path("pets/images/p1.png").write_bytes(b"no picture")
+    message = train(code=shell.BAD_USE).stderr
+    assert "1 of 2 pictures cannot be used" in message
+    assert "pets/p1" in message
+    assert not Path("run").exists()
+    assert "skipped pets/p1" in train("--skip-bad").stdout
+    assert len(lines()) == 4
+    assert (
+        "cannot read" in (message := train("--run", "late", "--no-check", code=shell.BAD_USE).stderr)
+        or message
+    )
+
+
 def test_an_adapter_of_another_clip_is_refused(train: Train, tiny_san: SAN) -> None:
     save_san("adapter.safetensors", tiny_san, kind="adapter")
     tiny_san.clip.text.position.data += 1

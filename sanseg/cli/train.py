@@ -84,6 +84,12 @@ def train(
     save_every: Annotated[int | None, typer.Option(help="Iterations between saves.")] = None,
     keep: Annotated[int | None, typer.Option(help="States that stay.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
+    checked: Annotated[
+        bool, typer.Option("--check/--no-check", help="Read every file before a new run begins.")
+    ] = True,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out the pictures that cannot be used.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -113,7 +119,9 @@ def train(
         from sanseg.segmenter import find_device
         from sanseg.train import train as run_training
 
-        sets = [SegmentationSet.open(folder, split) for folder in data]
+        sets = [SegmentationSet.open(folder, split, allow_missing=checked) for folder in data]
+        if checked:
+            sets = [usable(console, one, skip_bad) for one in sets]
         san = starting_point(model, clip, fresh, bias, fusion, seed or 0).to(find_device(device))
         config = settings(recipe, san, given, views, points)
         tell(console, sets, san, config)
@@ -128,6 +136,25 @@ def train(
         written = run / ("model.safetensors" if config.trains == "visual" else "adapter.safetensors")
         needed = "" if config.trains == "visual" else f" --clip {clip or model}"
         console.print(f"{escape(str(written))} written: use it with --model {escape(str(written) + needed)}")
+
+
+def usable(console: Console, one: SegmentationSet, skip_bad: bool) -> SegmentationSet:
+    """The set without the pictures that cannot be used, where they may be skipped.
+
+    Raises ValueError naming them where they may not.
+    """
+    from sanseg.data.check import check
+
+    console.print(f"reading all {len(one)} pictures of {escape(one.name)} ...")
+    findings = check(one)
+    problem = findings.problem(skip_bad)
+    if problem:
+        raise ValueError(
+            f"{one.name}: {problem}; 'sanseg prepare check' shows all, --skip-bad leaves them out"
+        )
+    for name, why in findings.bad:
+        console.print(f"skipped {escape(name)}: {escape(why)}")
+    return one.without(name for name, _ in findings.bad)
 
 
 def starting_point(
