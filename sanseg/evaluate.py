@@ -1,29 +1,54 @@
-"""What a segmenter is worth on labelled pictures: one confusion matrix, and every figure from it.
+"""What a segmenter is worth on labelled pictures: one tally, streamed, and every figure from it.
 
-K labels, H W pixels.
+K labels, H W pixels of a picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from os import PathLike
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sanseg.data.datasets import IndexMap, SegmentationSet
+from sanseg.data.datasets import IndexMap, Sample, SegmentationSet
+from sanseg.metrics import Counts, Metrics, Reduce, Tally, confusion, seen_before
+from sanseg.segmentation import Segmentation
 from sanseg.vocabulary import Vocabulary
 
-Counts = NDArray[np.int64]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Confusion",
+    "Evaluation",
+    "Metrics",
+    "Predict",
+    "Reduce",
+    "Scored",
+    "confusion",
+    "evaluate",
+    "evaluate_folder",
+    "gather",
+    "without_rivals",
+]
+
+AHEAD = 2  # pictures that are read while another is answered
 
 
 class Answer(Protocol):
-    """What of a `Segmentation` is evaluated."""
+    """What of a `Segmentation` is evaluated: ids (H, W), and how sure they are, (H, W) in [0, 1]."""
 
     @property
     def label_map(self) -> IndexMap: ...
+
+    @property
+    def confidence(self) -> NDArray[np.float32]: ...
 
 
 class Answers(Protocol):
@@ -32,98 +57,248 @@ class Answers(Protocol):
     def __call__(self, image: NDArray[np.uint8], vocabulary: Vocabulary, *, other: None) -> Answer: ...
 
 
-def confusion(prediction_HW: IndexMap, truth_HW: IndexMap, labels: int) -> Counts:
-    """Pixels by what was predicted and what is there: int64 (K + 1, K), rows are predictions.
+Predict = Callable[[NDArray[np.uint8], Vocabulary], IndexMap | Answer]
+"""A picture uint8 (H, W, 3) and a vocabulary to indices into its labels (H, W), or to an Answer."""
 
-    Both maps hold indices into `labels` labels. Where the truth is anything else (other, unknown) a pixel is
-    not counted; where the prediction is, it counts in the last row. Raises ValueError where sizes differ.
-    """
-    if prediction_HW.shape != truth_HW.shape:
-        (h, w), (height, width) = prediction_HW.shape, truth_HW.shape
-        raise ValueError(
-            f"the prediction is {w}x{h}, the mask {width}x{height}: predict at the picture's own size"
-        )
-    counted = truth_HW < labels
-    predicted = np.minimum(prediction_HW[counted], labels).astype(np.int64)
-    cells = np.bincount(predicted * labels + truth_HW[counted], minlength=(labels + 1) * labels)
-    return cells.reshape(labels + 1, labels)
+
+def without_rivals(answers: Answers) -> Predict:
+    """A segmenter as it is evaluated: no distractors, the labels share the whole picture."""
+    return lambda image, vocabulary: answers(image, vocabulary, other=None)
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """All in percent.
+class Scored:
+    """A picture, its place in the set, and the mean IoU over the labels present in it, in percent."""
 
-    Two conventions of the mean IoU (docs/DESIGN.md). Both sum the IoU of the labels present in the truth.
-    `miou_present` divides by how many these are; `miou_union` by how many labels are present in the truth or
-    predicted, as detectron2 v0.6 does.
-    `fwiou`: IoU weighted by the labels' pixels. `macc`: mean recall of the labels present. `pacc`: share of
-    pixels that are right. `iou`, `acc` (recall): of each label, NaN where it is not present in the truth.
+    name: str
+    index: int
+    miou: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixels of one label that were called another. share: of the label's pixels, in percent."""
+
+    truth: str
+    predicted: str
+    pixels: int
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One set, evaluated.
+
+    name: of the set. counts: the confusion matrix, as `metrics.confusion`. pictures: how many were counted.
+    worst, best: the pictures of extreme mean IoU, the most extreme first.
+    failures: a line for each picture that could not be read or answered, and is not counted.
+    seconds: that it took, by the clock.
     """
 
-    labels: tuple[str, ...]
-    miou_present: float
-    miou_union: float
-    fwiou: float
-    macc: float
-    pacc: float
-    iou: tuple[float, ...]
-    acc: tuple[float, ...]
+    name: str
+    metrics: Metrics
+    counts: Counts
+    pictures: int
+    worst: tuple[Scored, ...]
+    best: tuple[Scored, ...]
+    failures: tuple[str, ...]
+    seconds: float
 
-    @classmethod
-    def of(cls, counts: Counts, labels: Iterable[str]) -> Metrics:
-        """From a confusion matrix (K + 1, K) as `confusion` makes it.
+    @property
+    def miou_present(self) -> float:
+        """Of the metrics the first: the mean IoU over the labels present, in percent."""
+        return self.metrics.miou_present
 
-        Raises ValueError where no pixel was counted.
-        """
-        names = tuple(labels)
-        if counts.shape != (len(names) + 1, len(names)):
-            raise ValueError(
-                f"a confusion matrix of {counts.shape} for {len(names)} labels: wanted (K + 1, K)"
-            )
-        right = counts.diagonal().astype(np.float64)
-        there = counts.sum(0).astype(np.float64)
-        predicted = counts[:-1].sum(1)
-        if there.sum() == 0:
-            raise ValueError("no pixel has a label: evaluate on pictures whose masks hold some of the labels")
-        present = there > 0
-        union = there + predicted - right
-        iou = np.divide(right, union, out=np.full(len(names), np.nan), where=present)
-        acc = np.divide(right, there, out=np.full(len(names), np.nan), where=present)
-        return cls(
-            labels=names,
-            miou_present=100 * float(iou[present].mean()),
-            miou_union=100 * float(iou[present].sum() / (union > 0).sum()),
-            fwiou=100 * float((iou[present] * there[present]).sum() / there.sum()),
-            macc=100 * float(acc[present].mean()),
-            pacc=100 * float(right.sum() / there.sum()),
-            iou=tuple((100 * iou).tolist()),
-            acc=tuple((100 * acc).tolist()),
-        )
+    def confusions(self, count: int = 10) -> list[Confusion]:
+        """What is most often called something else, by pixels. "other" is an answer that is no label."""
+        wrong = self.counts.copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:count].tolist()
+        names, there = (*self.metrics.labels, "other"), self.metrics.pixels
+        cells = [divmod(cell, wrong.shape[1]) for cell in order if wrong.flat[cell]]
+        return [
+            Confusion(names[truth], names[said], n := int(wrong[said, truth]), 100 * n / there[truth])
+            for said, truth in cells
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: those of `Metrics.to_dict`, and the fields of this by name but for the counts, with
+        the ten largest confusions."""
+        return {
+            **self.metrics.to_dict(),
+            "set": self.name,
+            "pictures": self.pictures,
+            "seconds": round(self.seconds, 3),
+            "confusions": [asdict(one) for one in self.confusions()],
+            "worst": [asdict(one) for one in self.worst],
+            "best": [asdict(one) for one in self.best],
+            "failures": list(self.failures),
+        }
 
 
 def evaluate(
-    predict: Callable[[NDArray[np.uint8], Vocabulary], IndexMap],
+    predict: Predict,
     dataset: SegmentationSet,
     progress: Callable[[int], None] | None = None,
-) -> Metrics:
-    """Asks `predict` for each picture of the set, with the set's own labels.
+    *,
+    vocabulary: Vocabulary | None = None,
+    seen: Sequence[str] | None = None,
+    boundary: bool = False,
+    share: tuple[int, int] = (0, 1),
+    reduce: Reduce | None = None,
+    limit: int | None = None,
+    extremes: int = 0,
+    skip_failures: bool = False,
+) -> Evaluation:
+    """Asks for each picture of a set, and counts.
 
-    predict: a picture uint8 (H, W, 3) and a vocabulary to indices into its labels, (H, W).
-    progress: called with 1 after each picture.
+    predict: see Predict; a segmenter's is `without_rivals(segmenter)`.
+    progress: called with 1 after each picture of this process.
+    vocabulary: what to ask for instead of the set's own words, a label for each of the set's, in its order.
+    seen: the labels that the model was trained on, ` | ` between synonyms, to tell seen from unseen.
+    boundary: whether to count boundaries as well, which costs some milliseconds a picture.
+    share: (rank, processes): of many processes, this one takes every so many-th picture.
+    reduce: sums over those processes; each must call this alike, and gets the same figures. None leaves those
+        of this process's share.
+    limit: only so many pictures, the first.
+    extremes: how many of the worst and of the best pictures to name.
+    skip_failures: name the pictures that cannot be read or answered, and go on, instead of raising.
+
+    Memory does not grow with the pictures. Raises ValueError for another number of labels, for a set in which
+    no pixel has a label, for an answer with distractors, and what reading raises.
     """
+    words = dataset.vocabulary if vocabulary is None else vocabulary
     labels = dataset.vocabulary.labels
-    counts = np.zeros((len(labels) + 1, len(labels)), dtype=np.int64)
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        counts += confusion(predict(sample.image, dataset.vocabulary), sample.index_map, len(labels))
+    if len(words.names) != len(labels):
+        raise ValueError(
+            f"{len(words.names)} labels are asked for, {dataset.name} has {len(labels)}: give one for each, in"
+            " the order of the set, no two alike"
+        )
+    rank, processes = share
+    if not 0 <= rank < processes or (limit is not None and limit < 1):
+        raise ValueError(
+            f"share {share} and limit {limit}: wanted rank below processes, and at least 1 picture"
+        )
+    started = time.perf_counter()
+    pictures = len(dataset) if limit is None else min(limit, len(dataset))
+    own = _Tallied(Tally.empty(len(labels), edges=boundary), extremes)
+    for index, reading in _read_ahead(dataset, range(rank, pictures, processes)):
+        try:
+            sample = reading.result()
+            own.count(index, sample, predict(sample.image, words))
+        # RuntimeError is how torch says that its memory is too small for a picture.
+        except (OSError, ValueError, RuntimeError) as error:
+            if not skip_failures:
+                raise
+            own.failures.append((index, f"{dataset.files.pictures[index].name}: {_reason(error)}"))
         if progress:
             progress(1)
-    return Metrics.of(counts, labels)
+    tally = own.tally if reduce is None else own.tally.summed(reduce)
+    counted, worst, best, failures = own.gathered(share, reduce)
+    if failures and not counted:
+        raise ValueError(f"no picture of {dataset.name} could be evaluated, the first is {failures[0]}")
+    return Evaluation(
+        name=dataset.name,
+        metrics=Metrics.of(tally, labels, None if seen is None else seen_before(dataset.vocabulary, seen)),
+        counts=tally.counts,
+        pictures=counted,
+        worst=worst,
+        best=best,
+        failures=failures,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def evaluate_folder(segmenter: Answers, folder: str | PathLike[str], split: str = "val") -> Metrics:
     """A segmenter on one split of a set on disk: its own labels, the model's templates, no distractors."""
-    return evaluate(
-        lambda image, vocabulary: segmenter(image, vocabulary, other=None).label_map,
-        SegmentationSet.open(folder, split),
-    )
+    return evaluate(without_rivals(segmenter), SegmentationSet.open(folder, split)).metrics
+
+
+def _picture_miou(counts: Counts) -> float:
+    """The mean IoU over the labels present, in percent, from the confusion of a picture that has some."""
+    right, there = counts.diagonal(), counts.sum(0)
+    union = there + counts[:-1].sum(1) - right
+    present = there > 0
+    return 100 * float((right[present] / union[present]).mean())
+
+
+def gather(value: Any, share: tuple[int, int], reduce: Reduce | None) -> list[Any]:
+    """Plain JSON values of all processes, by rank, by nothing but sums; of this one without `reduce`."""
+    if reduce is None:
+        return [value]
+    rank, processes = share
+    text = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+    sizes = np.zeros(processes, dtype=np.int64)
+    sizes[rank] = len(text)
+    ends = np.cumsum(reduce(sizes))
+    everything = np.zeros(ends[-1], dtype=np.int64)
+    everything[ends[rank] - len(text) : ends[rank]] = text
+    parts = np.split(reduce(everything).astype(np.uint8), ends[:-1])
+    return [json.loads(part.tobytes()) for part in parts]
+
+
+class _Tallied:
+    """What one process has counted so far."""
+
+    def __init__(self, tally: Tally, extremes: int) -> None:
+        self.tally = tally
+        self.extremes = extremes
+        self.counted = 0
+        self.worst: list[Scored] = []
+        self.best: list[Scored] = []
+        self.failures: list[tuple[int, str]] = []
+
+    def count(self, index: int, sample: Sample, answer: IndexMap | Answer) -> None:
+        if isinstance(answer, Segmentation) and answer.vocabulary.other:
+            raise ValueError("distractors took part in the answer: ask with other=None, see without_rivals")
+        label_map = answer if isinstance(answer, np.ndarray) else answer.label_map
+        confidence = None if isinstance(answer, np.ndarray) else answer.confidence
+        counts = self.tally.add(label_map, sample.index_map, confidence)
+        self.counted += 1
+        if self.extremes and counts.any():
+            scored = Scored(sample.name, index, _picture_miou(counts))
+            self.worst = _lowest([*self.worst, scored], self.extremes)
+            self.best = _highest([*self.best, scored], self.extremes)
+
+    def gathered(
+        self, share: tuple[int, int], reduce: Reduce | None
+    ) -> tuple[int, tuple[Scored, ...], tuple[Scored, ...], tuple[str, ...]]:
+        """Of all processes: how many were counted, the worst, the best, the failures."""
+        worst, best = ([[one.name, one.index, one.miou] for one in some] for some in (self.worst, self.best))
+        parts = gather([self.counted, worst, best, self.failures], share, reduce)
+        all_worst, all_best = ([Scored(*one) for part in parts for one in part[at]] for at in (1, 2))
+        return (
+            sum(part[0] for part in parts),
+            tuple(_lowest(all_worst, self.extremes)),
+            tuple(_highest(all_best, self.extremes)),
+            tuple(line for _, line in sorted((index, line) for part in parts for index, line in part[3])),
+        )
+
+
+def _lowest(scored: Sequence[Scored], count: int) -> list[Scored]:
+    return sorted(scored, key=lambda one: (one.miou, one.index))[:count]
+
+
+def _highest(scored: Sequence[Scored], count: int) -> list[Scored]:
+    return sorted(scored, key=lambda one: (-one.miou, one.index))[:count]
+
+
+def _read_ahead(dataset: SegmentationSet, indices: Sequence[int]) -> Iterator[tuple[int, Future[Sample]]]:
+    """Samples in order, each as soon as it is read; a thread reads on while the last is looked at."""
+    reader = ThreadPoolExecutor(1, thread_name_prefix="sanseg-evaluate")
+    ahead: deque[tuple[int, Future[Sample]]] = deque()
+    try:
+        for index in indices:
+            ahead.append((index, reader.submit(dataset.__getitem__, index)))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+    finally:  # also where the consumer stops early
+        reader.shutdown(cancel_futures=True)
+
+
+def _reason(error: Exception) -> str:
+    """In one line."""
+    told = str(error).strip() or type(error).__name__
+    return " ".join(told.partition("\n")[0].split())

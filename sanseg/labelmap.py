@@ -6,6 +6,7 @@ Q queries, R classifier rows, h w the mask grid, H W the original picture's pixe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isqrt
 
 import numpy as np
@@ -19,6 +20,20 @@ from sanseg.vocabulary import other_id
 # Scores at once, by kind of device. On a CPU 8 MB stay in its caches, and masks hardly vary in so small a tile,
 # so that most rows cannot win there (see `_contenders`); a GPU wants more to do at once.
 TILE_FLOATS = {"cpu": 1 << 21, "gpu": 1 << 24}
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a network says of a picture that it saw one way of several.
+
+    mask_logits: (Q, h, w). probabilities: (Q, R). geometry: all as `label_map` takes them. flipped: whether the
+    network saw the picture mirrored, left for right.
+    """
+
+    mask_logits: Tensor
+    probabilities: Tensor
+    geometry: Geometry
+    flipped: bool = False
 
 
 def label_map(
@@ -36,18 +51,34 @@ def label_map(
     confidence float32 (H, W) in [0, 1], the winner's share of the score of all rows, distractors included.
     Raises ValueError for shapes that do not agree and for values that are not finite.
     """
-    masks, p_RQ = _checked(mask_logits_Qhw, probabilities_QR)
+    return label_map_of_views([View(mask_logits_Qhw, probabilities_QR, geometry)], row_label)
+
+
+def label_map_of_views(views: Sequence[View], row_label: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """As `label_map`, of the mean score over views of one picture.
+
+    The queries of all views stand beside each other, as if one network had proposed them: the sum over queries
+    is then the sum over views, and neither the best row nor its share asks by what it is divided.
+
+    Raises ValueError also for no views, and for views of different pictures or rows.
+    """
+    checked = [_checked(view.mask_logits, view.probabilities) for view in views]
+    pictures, rows_of = {view.geometry.original for view in views}, {len(p_RQ) for _, p_RQ in checked}
+    if len(pictures) != 1 or len(rows_of) != 1:
+        raise ValueError("the views are none, or of different pictures or words: pass those of one answer")
+    height, width = views[0].geometry.original
+    p_RQ = _joined([p_RQ for _, p_RQ in checked], dim=1)
     if len(row_label) != len(p_RQ):
         raise ValueError(f"{len(row_label)} row labels for {len(p_RQ)} rows: give one for each row")
-    (height, width), total_1Q = geometry.original, p_RQ.sum(0, keepdim=True)
-    down_Hh, across_wW = _weights(masks, geometry)
-    best = torch.empty(height, width, dtype=torch.int32, device=masks.device)
-    share = torch.empty(height, width, device=masks.device)
+    total_1Q = p_RQ.sum(0, keepdim=True)
+    weighted = [(masks, *_weights(masks, view)) for view, (masks, _) in zip(views, checked, strict=True)]
+    best = torch.empty(height, width, dtype=torch.int32, device=p_RQ.device)
+    share = torch.empty(height, width, device=p_RQ.device)
     pixels = TILE_FLOATS["cpu" if best.is_cpu else "gpu"] // max(p_RQ.shape)
     for rows, columns in _tiles(height, width, pixels):
         if columns.start == 0:
-            band_Qyw = _band(masks, down_Hh[rows])
-        s_QP = _inside(band_Qyw, across_wW[:, columns]).sigmoid_()
+            bands = [(_band(masks, down_Hh[rows]), across_wW) for masks, down_Hh, across_wW in weighted]
+        s_QP = _joined([_inside(band_Qyw, across_wW[:, columns]) for band_Qyw, across_wW in bands]).sigmoid_()
         likely = _contenders(p_RQ, s_QP)
         score_P, index_P = (s_QP.T @ p_RQ[likely].T).max(dim=1)  # along memory: dim=0 takes twice as long
         # The total is zero only where every mask underflows: nothing is known there, and the share is zero.
@@ -85,12 +116,16 @@ def _checked(mask_logits_Qhw: Tensor, probabilities_QR: Tensor) -> tuple[Tensor,
     return masks, probabilities_QR.to(masks.device, torch.float32).T.contiguous()
 
 
-def _weights(masks_Qhw: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Both bilinear resizes and the crop, as matrices (H, h) and (w, W).
+def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat([*tensors], dim)  # one view is not copied
+
+
+def _weights(masks_Qhw: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """Both bilinear resizes, the crop, and the mirror, as matrices (H, h) and (w, W).
 
     They are linear and separable, so what torch does to the columns of the identity says it all.
     """
-    weights = []
+    geometry, weights = view.geometry, []
     for axis in (0, 1):
         grid = masks_Qhw.shape[1 + axis]
         eye = torch.eye(grid, device=masks_Qhw.device)[None]
@@ -99,7 +134,7 @@ def _weights(masks_Qhw: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         weights.append(
             F.interpolate(content, size=geometry.original[axis], mode="linear", align_corners=False)[0]
         )
-    return weights[0].T, weights[1]
+    return weights[0].T, weights[1].flip(1) if view.flipped else weights[1]
 
 
 def _tiles(height: int, width: int, pixels: int) -> list[tuple[slice, slice]]:

@@ -254,8 +254,8 @@ class Segmenter:
         )
 
     def classifier(self, words: Vocabulary, progress: Callable[[int], None] | None = None) -> Classifier:
-        """The rows that these words become: one for each label, the mean of its synonyms, and one for each
-        distractor. The latest are kept.
+        """The rows that these words become: one for each label, the mean of its synonyms, or one for each
+        synonym (`Vocabulary.synonyms`), and one for each distractor. The latest are kept.
 
         progress: called with the number of names encoded since its last call.
         Raises ValueError for an unknown template set.
@@ -274,9 +274,13 @@ class Segmenter:
 
     @torch.inference_mode()
     def _build(self, words: Vocabulary, progress: Callable[[int], None] | None) -> Classifier:
-        groups = [*words.names, *((word,) for word in words.other)]
+        groups, row_label = list(words.names), [*range(len(words.names))]
+        if words.synonyms == "best":
+            row_label = [label for label, names in enumerate(words.names) for _ in names]
+            groups = [(name,) for names in words.names for name in names]
+        groups += [(word,) for word in words.other]
+        row_label += [-1] * len(words.other)
         rows_RE = self._encoder.rows(groups, self._templates(words), progress)
-        row_label = [*range(len(words.names)), *[-1] * len(words.other)]
         nothing, logit_scale = self.san.nothing.float(), self.san.clip.logit_scale.float()
         return Classifier.build(rows_RE, nothing, logit_scale, row_label)
 

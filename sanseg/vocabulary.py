@@ -19,6 +19,12 @@ FEW = 20  # below this many labels, distractors compete by default: an argmax ov
 MAX_CHARACTERS = 256  # CLIP reads 77 tokens at most; the longest benchmark name has 113 characters
 MAX_LABELS = 65_534  # what a uint16 label map has room for, beside OTHER and unknown
 
+# How the synonyms of a label become rows of a classifier.
+SYNONYMS = {
+    "mean": "one row for each label, the mean of its names",
+    "best": "a row for each name: the label scores what the best of its names does",
+}
+
 
 def other_id(labels: int) -> int:
     """The id of "other" in a label map with this many labels.
@@ -37,14 +43,16 @@ class Vocabulary:
         White space is folded. Labels made of the same names, whatever their case, are merged into the first.
     other: distractor words, each of which competes and means "other" where it wins.
     templates: the prompt set, a key of `model.text.TEMPLATES`; None is the one the model was trained with.
+    synonyms: how a label is made of its names, a key of SYNONYMS.
 
     Raises ValueError for no labels, more than MAX_LABELS, names that are blank, over-long or unprintable,
-    a word that belongs to two different labels, and a distractor that is also a label.
+    a word that belongs to two different labels, a distractor that is also a label, and an unknown `synonyms`.
     """
 
     names: tuple[tuple[str, ...], ...]
     other: tuple[str, ...] = ()
     templates: str | None = None
+    synonyms: str = "mean"
 
     def __post_init__(self) -> None:
         if any(isinstance(names, str) for names in self.names):
@@ -53,6 +61,10 @@ class Vocabulary:
             )
         object.__setattr__(self, "names", _merge(tuple(_clean(n) for n in names) for names in self.names))
         object.__setattr__(self, "other", _unique(_clean(word) for word in self.other))
+        if self.synonyms not in SYNONYMS:
+            raise ValueError(
+                f"synonyms cannot be taken as {self.synonyms!r}: choose from {', '.join(SYNONYMS)}"
+            )
         if not self.names:
             raise ValueError("there are no labels: name at least one, as in 'sky, tree'")
         if len(self.names) > MAX_LABELS:
@@ -104,8 +116,10 @@ class Vocabulary:
     @property
     def hash(self) -> str:
         """SHA-256 of the contents, 64 hexadecimal digits, the same on every machine."""
-        contents = json.dumps([self.names, self.other, self.templates])
-        return hashlib.sha256(contents.encode()).hexdigest()
+        contents = [self.names, self.other, self.templates]
+        if self.synonyms != "mean":  # the hashes of files written before there was a choice stay true
+            contents.append(self.synonyms)
+        return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
     def with_other(self, other: str | Sequence[str] | None) -> Vocabulary:
         """The same labels with other distractors.

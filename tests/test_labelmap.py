@@ -228,3 +228,74 @@ def test_probabilities_that_are_not_finite_are_refused() -> None:
     geometry = Geometry((8, 8), (8, 8), (8, 8))
     with pytest.raises(ValueError, match="probabilities hold NaN or infinity"):
         label_map(torch.zeros(2, 4, 4), torch.full((2, 3), float("nan")), range(3), geometry)
+
+
+def views_of(
+    count: int, original: tuple[int, int], rows: int = 12, *, flipped: bool = False
+) -> list[labelmap.View]:
+    """Different proposals for one picture, on grids and in contents of different sizes."""
+    views = []
+    for number in range(count):
+        side = 48 + 32 * number
+        masks, probabilities = case(8 + number, rows, (side // 8, side // 8 + 1), seed=20 + number)
+        geometry = Geometry(original, (side - 5, side), (side, side + 8))
+        views.append(labelmap.View(masks, probabilities, geometry, flipped=flipped and number % 2 == 1))
+    return views
+
+
+def test_one_view_is_the_plain_answer_to_the_bit() -> None:
+    view = views_of(1, (70, 90))[0]
+    plain = label_map(view.mask_logits, view.probabilities, range(12), view.geometry)
+    for got, wanted in zip(labelmap.label_map_of_views([view], range(12)), plain, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_views_answer_by_the_mean_of_their_scores() -> None:
+    views = views_of(4, (70, 90), flipped=True)
+    ids, confidence = labelmap.label_map_of_views(views, range(12))
+    scores = []
+    for view in views:
+        score_RHW = score_map(view.mask_logits, view.probabilities, view.geometry).numpy()
+        scores.append(score_RHW[:, :, ::-1] if view.flipped else score_RHW)
+    mean = np.mean(scores, axis=0)
+    clear = np.sum(mean > mean.max(0) * (1 - 1e-5), axis=0) == 1
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(ids[clear], mean.argmax(0)[clear])
+    np.testing.assert_allclose(confidence, mean.max(0) / mean.sum(0), atol=1e-5)
+
+
+def test_views_are_exact_in_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = views_of(3, (70, 90), flipped=True)
+    whole = labelmap.label_map_of_views(views, range(12))
+    monkeypatch.setitem(labelmap.TILE_FLOATS, "cpu", 27 * 150)
+    tiled = labelmap.label_map_of_views(views, range(12))
+    assert (tiled[0] != whole[0]).mean() < 0.001
+    np.testing.assert_allclose(tiled[1], whole[1], atol=1e-5)
+
+
+def test_two_views_that_are_the_same_are_one() -> None:
+    view = views_of(1, (70, 90))[0]
+    ids, confidence = labelmap.label_map_of_views([view, view], range(12))
+    plain, share = label_map(view.mask_logits, view.probabilities, range(12), view.geometry)
+    assert (ids != plain).mean() < 0.001
+    np.testing.assert_allclose(confidence, share, atol=1e-6)
+
+
+def test_a_flipped_view_is_the_mirrored_answer() -> None:
+    view = views_of(1, (70, 91))[0]
+    mirrored = labelmap.View(view.mask_logits, view.probabilities, view.geometry, flipped=True)
+    plain, share = labelmap.label_map_of_views([view], range(12))
+    ids, confidence = labelmap.label_map_of_views([mirrored], range(12))
+    np.testing.assert_allclose(confidence, share[:, ::-1], atol=1e-6)
+    assert (ids != plain[:, ::-1]).mean() < 0.001
+    assert (ids != plain).mean() > 0.1
+
+
+def test_views_of_different_pictures_or_words_are_refused() -> None:
+    view, larger = views_of(1, (70, 90))[0], views_of(1, (70, 91))[0]
+    with pytest.raises(ValueError, match="of different pictures or words"):
+        labelmap.label_map_of_views([view, larger], range(12))
+    with pytest.raises(ValueError, match="of different pictures or words"):
+        labelmap.label_map_of_views([view, *views_of(1, (70, 90), rows=11)], range(12))
+    with pytest.raises(ValueError, match="the views are none"):
+        labelmap.label_map_of_views([], range(12))

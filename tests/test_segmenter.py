@@ -240,6 +240,19 @@ def test_synonyms_are_the_mean_of_their_embeddings(segmenter: Segmenter) -> None
         torch.testing.assert_close(rows[2], each[3])  # "nothing"
 
 
+def test_synonyms_may_be_rows_of_their_own(segmenter: Segmenter) -> None:
+    """The best name of a label counts: the row of each is the one it has as a label."""
+    best = Vocabulary((("tree", "woods"), ("cat",)), ("wall",), synonyms="best")
+    classifier = segmenter.classifier(best)
+    assert classifier.row_label == (0, 0, 1, -1)
+    apart = segmenter.classifier(Vocabulary.of("tree, woods, cat, wall"))
+    torch.testing.assert_close(classifier.weight, apart.weight)
+    answer = segmenter(picture(50, 70), best)
+    rows = segmenter(picture(50, 70), "tree, woods, cat, wall", other=None).label_map
+    np.testing.assert_array_equal(answer.label_map, np.array([0, 0, 1, 254], np.uint8)[rows])
+    assert answer.labels == ("tree", "cat")
+
+
 def test_templates_of_a_vocabulary_are_used(segmenter: Segmenter) -> None:
     encoded = segmenter.encode(picture(50, 70))
     words = Vocabulary.of(WORDS)

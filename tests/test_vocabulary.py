@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -220,3 +222,19 @@ def test_a_taxonomy_is_read_by_indentation() -> None:
     assert tree.related({"c"}) == {"a", "b", "c", "d"}
     assert tree.related({"b"}) == {"a", "b", "c"}
     assert tree.related({"d"}) == {"a", "c", "d"}
+
+
+def test_how_synonyms_are_taken_is_part_of_a_vocabulary() -> None:
+    mean, best = (Vocabulary((("sofa", "couch"),), synonyms=synonyms) for synonyms in ("mean", "best"))
+    assert mean == Vocabulary.of("sofa | couch")
+    assert mean != best
+    assert mean.hash != best.hash
+    assert best.with_other("auto").synonyms == "best"
+    with pytest.raises(ValueError, match="cannot be taken as 'first': choose from mean, best"):
+        Vocabulary((("sofa", "couch"),), synonyms="first")
+
+
+def test_hashes_in_files_written_before_stay_true() -> None:
+    contents = [[["sofa", "couch"]], ["wall"], None]
+    expected = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    assert Vocabulary((("sofa", "couch"),), ("wall",)).hash == expected

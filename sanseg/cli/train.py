@@ -58,6 +58,9 @@ def train(
         str, typer.Option(help="own_data, or released (COCO-Stuff, 60,000 iterations of 32 pictures).")
     ] = "own_data",
     split: Annotated[str, typer.Option(help="Which split of the sets to train on.")] = "train",
+    form: Annotated[
+        str, typer.Option(help="folder, coco-panoptic, coco-instances, voc or yolo. auto: the one that fits.")
+    ] = "auto",
     iterations: Annotated[int | None, typer.Option(help="Steps of the optimizer.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures of a step, over all processes.")] = None,
     accumulation: Annotated[
@@ -119,7 +122,7 @@ def train(
         from sanseg.segmenter import find_device
         from sanseg.train import train as run_training
 
-        sets = [SegmentationSet.open(folder, split, allow_missing=checked) for folder in data]
+        sets = [SegmentationSet.open(folder, split, form, allow_missing=checked) for folder in data]
         if checked:
             sets = [usable(console, one, skip_bad) for one in sets]
         san = starting_point(model, clip, fresh, bias, fusion, seed or 0).to(find_device(device))

@@ -150,7 +150,9 @@ def _compact(value: dict[str, Any]) -> dict[str, Any]:
     """
     if "segmentation" not in value:
         return value
-    kept = {key: value[key] for key in ("image_id", "category_id", "segmentation") if key in value}
+    kept: dict[str, Any] = {
+        key: value[key] for key in ("image_id", "category_id", "segmentation") if key in value
+    }
     if isinstance(kept["segmentation"], list):
         try:
             kept["segmentation"] = [array("d", ring) for ring in kept["segmentation"]]
@@ -161,7 +163,7 @@ def _compact(value: dict[str, Any]) -> dict[str, Any]:
 
 def _without_root(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without the category that Roboflow adds above all others, often of the same name as one of them."""
-    above = {category.get("supercategory") for category in categories}
+    above = [category.get("supercategory") for category in categories]  # anything, so not a set
     return [
         category
         for category in categories

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,10 @@ def read_yolo(folder: Path, split: str) -> Files:
     images = [image for place in _places(path, described, split) for image in _find_pictures(place)]
     if not images:
         raise ValueError(f"{path} names pictures for {split!r}, and none are there: mend its paths")
+    images = list(dict.fromkeys(images))
     there, pictures, missing = Listing(), [], []
-    for image in dict.fromkeys(images):
+    for name, image in zip(_names(images, folder), images, strict=True):
         outlines = _outlines_of(image)
-        name = f"{folder.resolve().name}/{_name(image)}"
         pictures.append(Picture(name, str(image), str(outlines) if outlines in there else ""))
         if image not in there:
             missing.append((name, f"{image} does not exist: {path} names it"))
@@ -63,7 +63,7 @@ def read_yolo(folder: Path, split: str) -> Files:
         raise ValueError(
             f"there is no {_outlines_of(images[0])}, nor one for any other picture: put them there"
         )
-    return Files(labels, _unique_names(pictures, folder), YoloMasks(len(labels)), tuple(missing))
+    return Files(labels, tuple(pictures), YoloMasks(len(labels)), tuple(missing))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class YoloMasks:
                 continue
             try:
                 index, points_P2 = _read_line(line, self.labels)
-                ring = (points_P2.clip(0, 1) * (width, height)).reshape(-1)
+                ring = (points_P2 * (width, height)).reshape(-1)
                 shapes.append((polygon_runs([ring], size), index))
             except ValueError as error:
                 raise ValueError(f"line {number} of {path} has {error}") from error
@@ -170,21 +170,22 @@ def _find_pictures(place: Path) -> Iterator[Path]:
 
 def _outlines_of(image: Path) -> Path:
     """.../labels/a.txt for .../images/a.jpg, by the last folder that is called images."""
-    head, found, tail = image.as_posix().rpartition("/images/")
-    return Path(f"{head}/labels/{tail}" if found else image).with_suffix(".txt")
+    above, below = _split(image)
+    return Path(*above[:-1], "labels" if above else "", *below).with_suffix(".txt")
 
 
-def _name(image: Path) -> str:
-    """From below images/, without its suffix."""
-    below = image.as_posix().rpartition("/images/")[2] if "/images/" in image.as_posix() else image.name
-    return str(Path(below).with_suffix(""))
+def _split(image: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parts of a path down to the last folder that is called images, and below it."""
+    folders = image.parts[:-1]
+    place = next((number for number in range(len(folders), 0, -1) if folders[number - 1] == "images"), 0)
+    return image.parts[:place], image.parts[place:]
 
 
-def _unique_names(pictures: list[Picture], folder: Path) -> tuple[Picture, ...]:
-    if len({picture.name for picture in pictures}) == len(pictures):
-        return tuple(pictures)
-    names = [Path(picture.image).as_posix().removeprefix(f"{folder.as_posix()}/") for picture in pictures]
-    return tuple(
-        picture._replace(name=f"{folder.resolve().name}/{name}")
-        for picture, name in zip(pictures, names, strict=True)
-    )
+def _names(images: Sequence[Path], folder: Path) -> list[str]:
+    """From below images/ and without suffix; whole where two would be alike."""
+    stems = [
+        str(Path(*(below if above else below[-1:])).with_suffix("")) for above, below in map(_split, images)
+    ]
+    if len(set(stems)) < len(stems):
+        stems = [image.as_posix().removeprefix(f"{folder.as_posix()}/") for image in images]
+    return [f"{folder.resolve().name}/{stem}" for stem in stems]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,7 @@ def test_threads_stay_near_and_stop_with_the_check(tmp_path: Path) -> None:
     opened = open_set(folder)
 
     def interrupt(done: int) -> None:
+        time.sleep(0.2)  # for the threads to read what they have been given
         raise KeyboardInterrupt
 
     before = threading.active_count()

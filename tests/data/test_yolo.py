@@ -28,7 +28,7 @@ def write_yolo(
     for seed, stem in enumerate("ab"):
         write_picture(folder / place / f"{stem}.png", 20, 30, seed)
     labels = folder / place.replace("images", "labels")
-    labels.mkdir(parents=True)
+    labels.mkdir(parents=True, exist_ok=True)
     (labels / "a.txt").write_text("\n".join(lines or (polygon(1, 12, 6, 18, 10), polygon(0, 3, 2, 24, 14))))
     return folder
 
@@ -78,11 +78,28 @@ def test_a_list_may_name_what_is_missing(tmp_path: Path) -> None:
     assert (SegmentationSet.open(folder, allow_missing=True)[0].index_map == WANTED).all()
 
 
+def test_the_folder_may_be_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_yolo(tmp_path / "images"))
+    opened = SegmentationSet.open(".")
+    assert opened[0].name == "images/train/a"
+    assert (opened[0].index_map == WANTED).all()
+
+
+def test_outlines_may_lie_beside_their_pictures(tmp_path: Path) -> None:
+    folder = write_yolo(tmp_path / "set", "train: train\nnames: [cat, dog]", place="train")
+    opened = SegmentationSet.open(folder)
+    assert [picture.name for picture in opened.files.pictures] == ["set/a", "set/b"]
+    assert (opened[0].index_map == WANTED).all()
+
+
 def test_two_pictures_of_one_stem_keep_their_names_apart(tmp_path: Path) -> None:
     folder = write_yolo(tmp_path / "set")
     write_picture(folder / "images" / "train" / "a.jpg", 20, 30)
     names = [picture.name for picture in SegmentationSet.open(folder).files.pictures]
     assert names == ["set/images/train/a.jpg", "set/images/train/a.png", "set/images/train/b.png"]
+    (folder / "data.yaml").write_text("train: train.txt\nnames: [cat, dog]")
+    (folder / "train.txt").write_text("images/train/a.png\nimages/train/a.bmp")
+    assert SegmentationSet.open(folder, allow_missing=True).files.missing[0][0] == "set/images/train/a.bmp"
 
 
 @pytest.mark.parametrize(
