@@ -29,7 +29,7 @@ EXIT_CODES = (
     f" {BAD_USE} bad use, nothing was done; {INTERRUPTED} interrupted."
 )
 FEW = 4  # pictures in the figure, of the worst and of the best
-PATIENCE_HOURS = 6  # that a process which has finished its share waits for the others
+PATIENCE_HOURS = 1  # that a process which has finished its share waits for the others
 
 # What the model in each name was trained on, where its file cannot say it: a label set.
 TRAINED_ON = {"mini": "mini", "san-vit-b-16": "coco_stuff_171", "san-vit-l-14": "coco_stuff_171"}
