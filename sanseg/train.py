@@ -93,8 +93,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is unknown: use one of {', '.join(DTYPES)}")
-        if self.lr <= 0:
-            raise ValueError(f"lr is {self.lr}: give a learning rate above 0")
+        if self.lr < 0:
+            raise ValueError(f"lr is {self.lr}: give at least 0")
         for given, known in ((self.trains, CLIP_TRAINS), (self.part, PART_LOSSES)):
             if given not in known:
                 raise ValueError(f"{given!r} cannot be trained: choose from {', '.join(known)}")
