@@ -288,6 +288,12 @@ def test_overconfidence_is_weighted_by_pixels() -> None:
     assert [one.pixels for one in metrics.reliability] == [0] * 7 + [1] + [0] * 6 + [3]
 
 
+def test_too_sure_and_not_sure_enough_do_not_make_up_for_each_other() -> None:
+    """Two pixels at 0.9 and wrong, two at 0.1 and right."""
+    metrics = Metrics.of(tallied([[0, 0, 0, 0]], [[1, 1, 0, 0]], 2, [[0.9, 0.9, 0.1, 0.1]]), names(2))
+    assert metrics.calibration_error == pytest.approx(90)
+
+
 def test_an_answer_without_confidence_has_no_calibration() -> None:
     metrics = Metrics.of(tallied([[0]], [[0]], 1), names(1))
     assert math.isnan(metrics.calibration_error)
