@@ -237,3 +237,69 @@ def _caption(text: str, number: int, font: ImageFont.FreeTypeFont | ImageFont.Im
         kept -= 1
         shown = f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
     return shown
+
+
+def triptych(
+    image: NDArray[np.uint8],
+    truth: LabelMap,
+    prediction: LabelMap,
+    labels: Sequence[str],
+    *,
+    side: int = 480,
+    most: int = 12,
+) -> Image.Image:
+    """A picture, what it shows, and what was predicted, beside each other, with one legend below.
+
+    image: uint8 (H, W, 3), RGB. truth, prediction: (H, W), ids of these labels. side: what the longer side of
+    each of the three is scaled down to, in pixels; a smaller picture stays as it is.
+    most: labels in the legend, the largest first, each with its share of the truth and of the prediction.
+
+    Raises ValueError where picture and maps differ in size.
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    photo = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+    nearest = np.ix_(
+        *(((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in ((h, height), (w, width)))
+    )
+    parts, table = [Image.fromarray(photo)], colour_table(len(labels))
+    shares = np.zeros((2, len(table)))
+    for number, label_map in enumerate((truth, prediction)):
+        if label_map.shape != (height, width):
+            raise ValueError(
+                f"the picture is {width}x{height}, the label map {label_map.shape[1]}x{label_map.shape[0]}:"
+                " pass the picture it belongs to"
+            )
+        shares[number] = np.bincount(label_map.ravel(), minlength=len(table)) / label_map.size
+        parts.append(overlay(photo, label_map[nearest], labels, legend=False))
+    gap = 8
+    sheet = Image.new("RGB", (3 * w + 2 * gap, h), (255, 255, 255))
+    for number, part in enumerate(parts):
+        sheet.paste(part, (number * (w + gap), 0))
+
+    names = dict(enumerate(labels)) | {other_id(len(labels)): "other"}
+    order = np.argsort(-shares.max(axis=0), kind="stable")[: np.count_nonzero(shares.max(axis=0))].tolist()
+    entries = [
+        (
+            tuple(table[id_].tolist()),
+            f"{_legible(names.get(id_, 'unknown'), id_)}  "
+            + " / ".join(percent(share) if share else "0" for share in shares[:, id_]),
+        )
+        for id_ in order[:most]
+    ]
+    if len(order) > most:
+        entries.append(((255, 255, 255), f"and {len(order) - most} more"))
+    return _with_legend(sheet, entries, font_size=14)
+
+
+def heading(text: str, width: int, *, size: int = 22) -> Image.Image:
+    """A line of text at the left of a white strip so many pixels wide. size: of the font, in pixels.
+
+    Text too wide loses its middle; the font is the legend's (`overlay`).
+    """
+    font = ImageFont.load_default(size)
+    strip = Image.new("RGB", (width, 2 * size), (255, 255, 255))
+    caption = _caption(text, 0, font, width - 2 * size)
+    ImageDraw.Draw(strip).text((size, size), caption, fill=(0, 0, 0), font=font, anchor="lm")
+    return strip

@@ -29,6 +29,8 @@ def own_data(model: SANConfig) -> TrainConfig:
         clip=1.0,
         warmup=50,
         save_every=100,
+        evaluate_every=500,
+        evaluate_pictures=200,
         loss=LossConfig(points=2_048, count_unknown=False, answer_weight=4.0, answer_points=2_048),
         augmentation=replace(Augmentation(), short_side=model.short_side, crop=model.short_side),
     )

@@ -1,27 +1,43 @@
-"""The folder of a training run: states to go on from, the log, and the wish to stop."""
+"""The folder of a training run: states to go on from, the log, trackers, and the wish to stop."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
+import secrets
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from sanseg.data.datasets import SegmentationSet
+from sanseg.images import write_json
 from sanseg.model.checkpoint import replacing
+from sanseg.version import VERSION
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of each parameter
 STATES = "checkpoints"
+TELL_EVERY = 30.0  # seconds, where no terminal shows a bar
+TRACKERS = {  # that Accelerate can write to: the package that each needs
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
 
 
 @dataclass(frozen=True)
@@ -133,12 +149,120 @@ def _restore(training: Training, tensors: dict[str, Tensor], scaler: dict[str, A
         training.scaler.load_state_dict(scaler)
 
 
+def begin(folder: Path) -> None:
+    """Makes the folder. Raises OSError, before anything is computed, where it cannot be written to."""
+    probe = folder / STATES / f".{secrets.token_hex(4)}.tmp"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"{folder} cannot hold a run ({error}): choose another folder, or free it") from error
+
+
+def describe_run(folder: Path, described: dict[str, Any]) -> None:
+    """Writes run.json: what is being run, since when. A run that goes on keeps the time it began at."""
+    path = folder / "run.json"
+    try:
+        started = json.loads(path.read_text(encoding="utf-8"))["started"]
+    except (OSError, ValueError, KeyError, TypeError):
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(path, {"sanseg": VERSION, "started": started, **described})
+
+
+def describe_set(one: SegmentationSet) -> dict[str, Any]:
+    """What run.json says of a set."""
+    return {
+        "name": one.name,
+        "form": one.form,
+        "pictures": len(one),
+        "labels": [" | ".join(names) for names in one.vocabulary.names],
+    }
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; one that a death cut short is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and isinstance(value.get("iteration"), int):
+            found.append(value)
+    return found
+
+
 def open_log(path: Path, done: int) -> IO[str]:
     """The log, open for writing, without the lines of iterations that will be done again."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines_of(path) if line["iteration"] < done]
     with replacing(path) as temporary:
-        temporary.write_text("".join(lines[:done]), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     return path.open("a", encoding="utf-8", buffering=1)
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raises ValueError for a tracker that is unknown, or whose package is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"tracker {name!r} is unknown: choose from {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(TRACKERS[name]) is None:
+            raise ValueError(
+                f"tracker {name!r} needs a package that is missing: pip install {TRACKERS[name]}"
+            )
+
+
+def plain(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Nested values as trackers take them: one level, names joined by "/", lists numbered."""
+    found: dict[str, bool | int | float | str] = {}
+    for name, value in values.items():
+        if isinstance(value, list | tuple):
+            value = {str(number): one for number, one in enumerate(value)}
+        if isinstance(value, dict):
+            found |= plain(value, f"{prefix}{name}/")
+        elif isinstance(value, bool | int | float | str):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+class Screen:
+    """What a person sees of a run, on stderr: bars in a terminal; elsewhere a line now and then."""
+
+    def __init__(self, iterations: int, done: int, *, quiet: bool) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[told]}"),
+        )
+        self.progress = Progress(
+            *columns, console=self.console, disable=quiet or not self.console.is_terminal
+        )
+        self._task = self.progress.add_task("training", total=iterations, completed=done, told="")
+        self._iterations, self._first, self._began = iterations, done, time.monotonic()
+        self._last = -math.inf
+
+    def __enter__(self) -> Screen:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def step(self, done: int, told: str) -> None:
+        """After each iteration. told: its figures."""
+        self.progress.update(self._task, completed=done, told=told)
+        now = time.monotonic()
+        if self.progress.disable and (now - self._last >= TELL_EVERY or done == self._iterations):
+            left = (now - self._began) / (done - self._first) * (self._iterations - done)
+            self.say(f"training: {done} of {self._iterations}, {told}, {timedelta(seconds=round(left))} left")
+            self._last = now
 
 
 class Wish:

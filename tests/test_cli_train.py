@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from sanseg.cli import app, shell
 from sanseg.cli.train import DIVERGED
+from sanseg.data.datasets import SegmentationSet
 from sanseg.model.checkpoint import read_head
 from sanseg.model.san import SAN
 from sanseg.model.weights import load_san, save_san
@@ -58,8 +60,9 @@ def lines(run: str = "run") -> list[dict[str, object]]:
 
 def test_an_adapter_is_trained_and_used(train: Train, tiny_san: SAN) -> None:
     told = train("--data", "pets", "--data", "plants").stdout
-    assert "pets: folder, 2 pictures, 3 labels" in told
-    assert "plants: folder, 1 pictures, 2 labels" in told
+    assert "pets train: folder, 2 pictures, 3 labels; 1 labels never used" in told
+    assert "plants train: folder, 1 pictures, 2 labels; all files are good" in told
+    assert "evaluated on nothing" in told
     assert "--model run/adapter.safetensors --clip tiny.safetensors" in told
     assert len(lines()) == 4
     trained = load_san("run/adapter.safetensors", clip="tiny.safetensors")
@@ -175,6 +178,105 @@ def test_bad_pictures_stop_the_run_unless_they_may_be_skipped(train: Train) -> N
     assert "skipped pets/p1" in train("--skip-bad").stdout
     assert len(lines()) == 4
     assert "p1.png" in train("--run", "late", "--no-check", code=shell.BAD_USE).stderr
+
+
+def with_val(name: str = "pets") -> None:
+    """Gives a set a split "val", of its first picture."""
+    path = Path(name, "dataset.json")
+    described = json.loads(path.read_text())
+    described["splits"]["val"] = described["splits"]["train"][:1]
+    path.write_text(json.dumps(described))
+
+
+def evaluations(run: str = "run") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(run, "evaluations.jsonl").read_text().splitlines()]
+
+
+def test_the_val_splits_are_evaluated(train: Train) -> None:
+    with_val()
+    told = train("--data", "pets", "--data", "plants", "--evaluate-every", "3", "--pictures", "1").stdout
+    assert "evaluated every 3 iterations and at the end, on pets" in told
+    assert [(line["iteration"], [*line["sets"]]) for line in evaluations()] == [(3, ["pets"]), (4, ["pets"])]
+    assert len([*Path("run/pictures").rglob("*.png")]) == 2
+    assert Path("run/best.safetensors").exists()
+    train("--run", "none", "--no-val", "--pictures", "0")
+    assert not Path("none/evaluations.jsonl").exists()
+    with_val("plants")
+    train("--run", "other", "--val", "plants", "--pictures", "0")
+    assert [[*line["sets"]] for line in evaluations("other")] == [["plants"]]
+    assert not Path("other/pictures").exists()
+
+
+def test_the_end_has_a_report(train: Train) -> None:
+    with_val()
+    assert "run/report.html written" in train().stdout
+    page = Path("run/report.html").read_text()
+    assert "horse" in page
+    assert f"{evaluations()[-1]['miou_present']:.1f}" in page
+
+
+def test_fewer_pictures_are_evaluated_when_asked(train: Train) -> None:
+    described = json.loads(Path("pets/dataset.json").read_text())
+    described["splits"]["val"] = described["splits"]["train"]
+    Path("pets/dataset.json").write_text(json.dumps(described))
+    for count, option in ((2, "0"), (1, "1")):
+        train("--run", option, "--evaluate-pictures", option)
+        assert [line["sets"]["pets"]["pictures"] for line in evaluations(option)] == [count]
+
+
+def test_a_set_without_val_cannot_be_evaluated(train: Train) -> None:
+    assert "plants has no pictures in 'val'" in train("--val", "plants", code=shell.BAD_USE).stderr
+
+
+def test_sets_are_shown_as_often_as_said(train: Train) -> None:
+    sets = ("--data", "pets", "--data", "plants")
+    train("--run", "even", *sets)
+    train("--run", "uneven", *sets, "--repeat", "0", "--repeat", "1")
+    assert lines("even")[0]["loss"] != lines("uneven")[0]["loss"]
+    assert "1 repeats for 2 sets" in train("--run", "bad", *sets, "--repeat", "2", code=shell.BAD_USE).stderr
+
+
+def test_trackers_are_told(train: Train) -> None:
+    train("--tracker", "tensorboard")
+    assert [*Path("run/trackers").rglob("events*")]
+    assert "choose from tensorboard" in train("--tracker", "paper", code=shell.BAD_USE).stderr
+
+
+def test_the_command_is_remembered(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/sanseg", "train", "--run", "run"])
+    train()
+    assert json.loads(Path("run/run.json").read_text())["command"] == ["sanseg", "train", "--run", "run"]
+
+
+def test_files_are_read_once_unless_they_change(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sanseg.data import check as checking
+
+    read: list[str] = []
+    check = checking.check
+
+    def counted(*sets: SegmentationSet, **options: Any) -> checking.Findings:
+        read.extend(one.name for one in sets)
+        return check(*sets, **options)
+
+    monkeypatch.setattr(checking, "check", counted)
+    train("--iterations", "1")
+    assert read == ["pets"]
+    assert "as checked before" in train("--iterations", "1").stdout
+    assert read == ["pets"]
+    train("--iterations", "1", "--no-check")
+    Path("run/checked.json").write_text('{"pets": 3}')
+    train("--iterations", "1")
+    assert read == ["pets"] * 2
+    image = Path("pets/images/p1.png")
+    image.write_bytes(image.read_bytes())
+    train("--iterations", "1")
+    assert read == ["pets"] * 3
+    image.write_bytes(b"no picture")
+    assert "1 of 2 pictures cannot be used" in train(code=shell.BAD_USE).stderr
+    assert "skipped pets/p1" in train("--run", "skipping", "--skip-bad").stdout
+    assert "skipped pets/p1" in train("--run", "skipping", "--skip-bad").stdout
+    assert read == ["pets"] * 5
+    assert "cannot be used" in train("--run", "skipping", code=shell.BAD_USE).stderr
 
 
 def test_an_adapter_of_another_clip_is_refused(train: Train, tiny_san: SAN) -> None:

@@ -285,3 +285,68 @@ def test_a_contact_sheet_of_nothing_is_refused() -> None:
     for arguments in ({"columns": 0}, {"side": 4}):
         with pytest.raises(ValueError, match="wanted at least 1, of at least 16"):
             draw.contact_sheet([(grey(9, 9), "a")], **arguments)
+
+
+def test_a_triptych_shows_the_photo_its_truth_and_its_prediction() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(90, 110, (200, 300, 3), dtype=np.uint8)
+    truth, prediction = stripes(200, 300, 3), stripes(200, 300, 2)
+    picture = draw.triptych(image, truth, prediction, ["a", "b", "c"])
+    assert picture.width == 3 * 300 + 2 * 8
+    pixels = np.array(picture)[:200]
+    np.testing.assert_array_equal(pixels[:, :300], image)
+    for left, label_map in ((308, truth), (616, prediction)):
+        wanted = overlay(image, label_map, ["a", "b", "c"], legend=False)
+        np.testing.assert_array_equal(pixels[:, left : left + 300], np.array(wanted))
+    table = colour_table(3)
+    assert legend_colours(picture, 200) == [tuple(table[id_].tolist()) for id_ in (0, 1, 2)], (
+        "the largest first"
+    )
+
+
+def test_a_triptych_is_scaled_down_and_never_up() -> None:
+    for height, width, shown in (
+        (1000, 2000, (50, 100)),
+        (2000, 1000, (100, 50)),
+        (30, 40, (30, 40)),
+        (5000, 1, (100, 1)),
+    ):
+        label_map = stripes(height, width, 2)
+        picture = draw.triptych(grey(height, width), label_map, label_map, ["a", "b"], side=100)
+        assert picture.height > shown[0]
+        assert (np.array(picture)[: shown[0], : shown[1]] == 100).all()
+        right = np.array(picture)[: shown[0], 2 * (shown[1] + 8) : 3 * shown[1] + 16]
+        colours = colour_table(2)[label_map[0, [0, -1]]]
+        for column, colour in ((0, colours[0]), (-1, colours[1])):
+            np.testing.assert_allclose(right[0, column], 50 + colour / 2, atol=1.01)
+
+
+def test_a_triptych_names_what_matters_most() -> None:
+    label_map = stripes(100, 100, 60)
+    names = [f"label {number}" for number in range(60)]
+    picture = draw.triptych(grey(100, 100), label_map, label_map[:, ::-1], names, most=5)
+    table = colour_table(60)
+    assert legend_colours(picture, 100) == [tuple(table[id_].tolist()) for id_ in range(5)]
+    assert len(lines_of_text(draw.triptych(grey(100, 100), label_map, label_map, names, most=5), 100)) == 6
+    unknown = np.full((100, 100), 255, np.uint8)
+    other = np.full((100, 100), 254, np.uint8)
+    picture = draw.triptych(grey(100, 100), unknown, other, names)
+    assert legend_colours(picture, 100) == [OTHER_COLOUR], "and black, for unknown, is no colour of a label"
+    assert legend_ink(picture, 100).any()
+
+
+def test_a_triptych_needs_maps_of_its_picture() -> None:
+    fits, wide = np.zeros((9, 8), np.uint8), np.zeros((9, 9), np.uint8)
+    for truth, prediction in ((wide, fits), (fits, wide)):
+        with pytest.raises(
+            ValueError, match="picture is 8x9, the label map 9x9: pass the picture it belongs to"
+        ):
+            draw.triptych(grey(9, 8), truth, prediction, ["a"])
+
+
+def test_a_heading_is_a_strip_of_its_width() -> None:
+    strip = draw.heading("words", 300)
+    assert strip.width == 300
+    assert (np.array(strip) < 80).any()
+    long = np.array(draw.heading("word " * 1_000, 300))
+    assert (long[:, -20:] == 255).all()

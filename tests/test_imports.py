@@ -23,6 +23,7 @@ ROWS = (
         "segmenter",
         "train",
         "division",
+        "schedule",
         "validation",
         "run",
         "recipes",
@@ -98,7 +99,8 @@ def test_inference_needs_no_extra() -> None:
     """Training's, the tests' and the importers' packages are extras."""
     loaded = loaded_after("from sanseg import SAN, Segmentation, Segmenter, Vocabulary, load")
     assert "torch" in loaded
-    assert not loaded & {"open_clip", "timm", "torchvision", "scipy", "sanseg.train", "sanseg.losses"}
+    extras = {"open_clip", "timm", "torchvision", "scipy", "accelerate", "matplotlib", "pycocotools"}
+    assert not loaded & {*extras, "sanseg.train", "sanseg.losses", "sanseg.report"}
 
 
 def test_public_names_are_found_and_others_are_not() -> None:

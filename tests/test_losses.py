@@ -270,6 +270,19 @@ def test_unknown_pixels_count_only_when_asked() -> None:
     assert gradients[False] == 0
 
 
+@pytest.mark.parametrize("count_unknown", [True, False])
+def test_other_pixels_are_negatives(count_unknown: bool) -> None:
+    """Over pixels known to be none of the labels every matched mask is pushed down, whatever unknown ones do."""
+    config = LossConfig(points=4_000, count_unknown=count_unknown, class_weight=0)
+    logits, masks = predictions([3])
+    losses_of(logits, masks, [a_target()], config).weighted(config).backward()
+    assert masks.grad is not None
+    matched = masks.grad[0].abs().sum((1, 2)) > 0
+    assert matched.sum() == 2
+    over_other = masks.grad[0, matched][..., 4:6]  # descending a positive gradient lowers the logit
+    assert (over_other.sum((1, 2)) > 0).all()
+
+
 def test_points_are_chosen_among_known_pixels_first() -> None:
     target = a_target()
     config = LossConfig(points=40, importance=0.75)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -40,7 +41,7 @@ from sanseg.model.config import (
 )
 from sanseg.model.keymaps import from_official, official_name
 from sanseg.model.san import CLIP_TRAINS, PARTS, SAN
-from sanseg.run import Training, save_state, stopping
+from sanseg.run import Training, lines_of, save_state, stopping
 from sanseg.train import (
     Part,
     Report,
@@ -158,6 +159,13 @@ class Golden:
             loss=LossConfig(points=100, oversample=1, importance=0),
         )
 
+    def step_with(self, rows: list[Tensor]) -> Report:
+        """A step on pictures of the first of these sets."""
+        config = self.recipe()
+        part = Part(self.batch(), tuple(self.targets()), tuple(self.draws()))
+        normalisers = count([part], self.san, rows, config)
+        return step(self.san, training_of(self.san, config), [part], rows, normalisers, config, 0)
+
     def steps(self, number: int, config: TrainConfig) -> list[Report]:
         training = training_of(self.san, config)
         part = Part(self.batch(), tuple(self.targets()), tuple(self.draws()))
@@ -245,6 +253,14 @@ def test_each_picture_is_scored_against_its_own_sets_labels(golden: Golden) -> N
     apart = step(golden.san, training_of(golden.san, config), [part], both, normalisers, config, 0)
     assert apart.total == pytest.approx(together.total, rel=1e-6)
     assert apart.norm == pytest.approx(together.norm, rel=1e-6)
+
+
+def test_the_labels_of_another_set_have_no_say(golden: Golden) -> None:
+    """What is none of a set's own labels may well be another's: those are no rivals, in classes or "nothing"."""
+    rows = golden.tensor("text_no_bg")
+    alone = deepcopy(golden).step_with([rows])
+    crowded = golden.step_with([rows, -rows])
+    assert (crowded.total, crowded.norm) == (alone.total, alone.norm)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +393,7 @@ def test_the_state_of_another_run_is_refused(
         train(tiny_san, sets[:1], replace(FAST, iterations=3), tmp_path, quiet=True)
     with torch.no_grad():
         tiny_san.clip.text.position += 1
-    with pytest.raises(ValueError, match=r"another run \(clip"):
+    with pytest.raises(ValueError, match=r"another run \(frozen weights"):
         train(tiny_san, sets, replace(FAST, iterations=3), tmp_path, quiet=True)
     with torch.no_grad():
         tiny_san.clip.text.position -= 1
@@ -454,7 +470,7 @@ folder, run = Path(sys.argv[1]), sys.argv[2]
 iterations, batch, accumulation, save_every = map(int, sys.argv[3:])
 sets = [SegmentationSet.open(folder / name) for name in ("pets", "plants")]
 config = replace(FAST, iterations=iterations, batch=batch, accumulation=accumulation, save_every=save_every)
-train(make_san(TINY), sets, config, folder / run, quiet=True)
+train(make_san(TINY), sets, config, folder / run, val=sets, quiet=True)
 """
 
 
@@ -469,6 +485,13 @@ def start(folder: Path, run: str, *settings: int, **environment: str) -> subproc
     )
 
 
+def free_address() -> dict[str, str]:
+    """Where processes may meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+
+
 def finish(*processes: subprocess.Popen[str]) -> None:
     for process in processes:
         _, error = process.communicate(timeout=120)
@@ -479,17 +502,27 @@ def test_two_processes_are_one_with_twice_the_accumulation(
     tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
 ) -> None:
     config = replace(FAST, iterations=3, batch=4, accumulation=2)
-    train(tiny_san, sets, config, tmp_path / "one", quiet=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    train(tiny_san, sets, config, tmp_path / "one", val=sets, quiet=True)
+    address = {**free_address(), "WORLD_SIZE": "2"}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **address} for rank in range(2)]
     finish(*(start(tmp_path, "two", 3, 4, 1, 3, **rank) for rank in ranks))
     assert_alike(lines(tmp_path / "two"), lines(tmp_path / "one"))
     trained = load_file(tmp_path / "two" / "adapter.safetensors")
     for name, tensor in tiny_san.trained().items():
         torch.testing.assert_close(trained[name], tensor, rtol=1e-3, atol=1e-5)
+    evaluated = [lines_of(tmp_path / run / "evaluations.jsonl") for run in ("one", "two")]
+    assert [[line["iteration"] for line in found] for found in evaluated] == [[3], [3]]
+    for one in sets:
+        single, shared = (found[0]["sets"][one.name] for found in evaluated)
+        for name in ("pictures", "pixels", "failures"):
+            assert single[name] == shared[name]
+        assert single["miou_present"] == pytest.approx(shared["miou_present"], abs=1)  # a near tie may flip
+    shown = [
+        {str(path.relative_to(tmp_path / run)) for path in (tmp_path / run / "pictures").rglob("*.png")}
+        for run in ("one", "two")
+    ]
+    assert shown[0] == shown[1]
+    assert len(shown[0]) == 5
 
 
 def test_a_killed_run_goes_on_bit_for_bit(sets: list[SegmentationSet], tmp_path: Path) -> None:
@@ -576,9 +609,10 @@ def test_what_is_named_trains_and_nothing_else(
     changed = {name for name in before if before[name].numpy().tobytes() != after[name].numpy().tobytes()}
     tiny_san.freeze(trains, part)
     assert changed == set(trainable(tiny_san))
-    whole = trains == "visual"
-    assert (tmp_path / "model.safetensors").exists() == whole
+    whole = trains == "visual" and part != "masks"
     assert (tmp_path / "adapter.safetensors").exists() != whole
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        assert tensor.equal(after[name]), name
 
 
 def test_a_factor_slows_clip_alone(tiny_san: SAN) -> None:
@@ -618,6 +652,55 @@ def test_a_worker_that_dies_is_told(
         train(tiny_san, sets, replace(FAST, workers=1), tmp_path, quiet=True)
 
 
+def test_a_worker_that_is_killed_while_the_network_computes_is_told(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a system short of memory does it."""
+    made = train_module.make_part
+
+    def killing(*arguments: Any) -> Part:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+        time.sleep(0.2)
+        return made(*arguments)
+
+    monkeypatch.setattr(train_module, "make_part", killing)
+    with pytest.raises(OSError, match=r"a process that loads pictures died .*: use fewer workers"):
+        train(tiny_san, sets, replace(FAST, iterations=50, workers=1), tmp_path, quiet=True)
+
+
+def test_workers_leave_ctrl_c_to_the_one_that_trains(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = train_module.make_part
+
+    def interrupted(*arguments: Any) -> Part:
+        workers = [worker for worker in multiprocessing.active_children() if worker.is_alive()]
+        assert workers
+        for process in (*workers, multiprocessing.current_process()):
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.2)
+        return made(*arguments)
+
+    monkeypatch.setattr(train_module, "make_part", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 1 iterations, which are saved"):
+        train(tiny_san, sets, replace(FAST, iterations=50, workers=2), tmp_path, quiet=True)
+    monkeypatch.setattr(train_module, "make_part", made)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_is_told_in_one_line(
+    workers: int, tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
+) -> None:
+    broken = tmp_path / "pets" / "masks" / "p0.png"
+    broken.write_bytes(b"no mask")
+    with pytest.raises(ValueError, match=r"p0\.png") as raised:
+        train(tiny_san, sets, replace(FAST, workers=workers), tmp_path / "run", quiet=True)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(
     tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
 ) -> None:
@@ -625,6 +708,22 @@ def test_a_batch_that_cannot_be_divided_is_refused(
         ValueError, match="batch of 3 cannot be divided among 1 processes with accumulation 2"
     ):
         train(tiny_san, sets, replace(FAST, batch=3, accumulation=2), tmp_path, quiet=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(
+    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match=r"taken cannot hold a run .*: choose another folder"):
+        train(tiny_san, sets, FAST, tmp_path / "taken", quiet=True)
+
+    def read_only(path: Path, data: bytes) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    with pytest.raises(OSError, match="Read-only file system"):
+        train(tiny_san, sets, FAST, tmp_path / "run", quiet=True)
+    assert not [*(tmp_path / "run" / "checkpoints").iterdir()]
 
 
 def test_a_failed_save_keeps_the_old_state(

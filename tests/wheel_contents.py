@@ -10,6 +10,7 @@ NEEDED = (
     "sanseg/py.typed",
     "sanseg/distractors.txt",
     "sanseg/data/labels/ade20k_847.txt",
+    "sanseg/report/page.html.jinja",
     "sanseg/model/assets/mini.safetensors",
     "sanseg/model/assets/bpe_simple_vocab_16e6.txt.gz",
     "licenses/LICENSE",

@@ -5,12 +5,13 @@ from sanseg.cli import (  # each adds its commands to the app
     models,
     prepare,
     prepare_benchmarks,
+    report,
     segment,
     train,
 )
 from sanseg.cli.shell import app
 
-__all__ = ["app", "evaluate", "main", "models", "prepare", "prepare_benchmarks", "segment", "train"]
+__all__ = ["app", "evaluate", "main", "models", "prepare", "prepare_benchmarks", "report", "segment", "train"]
 
 
 def main() -> None:

@@ -230,11 +230,12 @@ def read_seen(seen: str | None, model: str) -> tuple[str, ...] | None:
     """What the model was trained on: as said, as its file says, or as is known of its name."""
     from sanseg.data.files import read_labels
     from sanseg.data.labelsets import LABELSETS, read_labelset
+    from sanseg.model.fresh import OPEN_CLIP
     from sanseg.model.weights import seen_labels
 
     if seen is not None:
         return read_labelset(seen) if seen in LABELSETS else read_labels(Path(seen))
-    told = seen_labels(model)
+    told = () if model.startswith(OPEN_CLIP) else seen_labels(model)  # the former is not trained yet
     if not told and model in TRAINED_ON:
         return read_labelset(TRAINED_ON[model])
     return told or None

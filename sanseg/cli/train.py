@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from sanseg.cli.evaluate import joined
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, complain, mistakes_in_one_line
+from sanseg.cli.train_data import Checks, open_train, open_val
 
 if TYPE_CHECKING:
     from sanseg.data.datasets import SegmentationSet
@@ -34,6 +37,14 @@ def train(
     run: Annotated[
         Path, typer.Option(help="Folder of the run. A run that has begun there goes on where it stopped.")
     ],
+    val: Annotated[
+        list[Path] | None,
+        typer.Option(help="Sets whose 'val' is evaluated; without it, those of --data that have one."),
+    ] = None,
+    no_val: Annotated[bool, typer.Option("--no-val", help="Evaluate nothing.")] = False,
+    repeat: Annotated[
+        list[float] | None, typer.Option(help="How often an epoch shows a set, once for each --data.")
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -86,9 +97,22 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Processes that load pictures.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Iterations between saves.")] = None,
     keep: Annotated[int | None, typer.Option(help="States that stay.")] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(help="Iterations between evaluations; 0 for one at the end.")
+    ] = None,
+    evaluate_pictures: Annotated[
+        int | None, typer.Option(help="Pictures of each set that are evaluated; 0 for all.")
+    ] = None,
+    pictures: Annotated[int | None, typer.Option(help="Pictures of each set painted then.")] = None,
+    tracker: Annotated[
+        list[str] | None, typer.Option(help="tensorboard, trackio or wandb; give several for several.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all randomness.")] = None,
     checked: Annotated[
-        bool, typer.Option("--check/--no-check", help="Read every file before a new run begins.")
+        bool,
+        typer.Option(
+            "--check/--no-check", help="Read every file before a run begins; once, unless it changes."
+        ),
     ] = True,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out the pictures that cannot be used.")
@@ -113,51 +137,60 @@ def train(
         "workers": workers,
         "save_every": save_every,
         "keep": keep,
+        "evaluate_every": evaluate_every,
+        "evaluate_pictures": evaluate_pictures,
+        "pictures": pictures,
+        "trackers": None if tracker is None else tuple(tracker),
+        "repeats": None if repeat is None else tuple(repeat),
         "seed": seed,
     }
     views = {"crop": crop, "short_side": short_side}
-    console = Console(quiet=quiet)
-    with mistakes_in_one_line():
-        from sanseg.data.datasets import SegmentationSet
+    with mistakes_in_one_line(), joined(device) as team:
         from sanseg.segmenter import find_device
-        from sanseg.train import train as run_training
 
-        sets = [SegmentationSet.open(folder, split, form, allow_missing=checked) for folder in data]
-        if checked:
-            sets = [usable(console, one, skip_bad) for one in sets]
-        san = starting_point(model, clip, fresh, bias, fusion, seed or 0).to(find_device(device))
+        console = Console(quiet=quiet or not team.leads)
+        checks = Checks(checked, skip_bad, run, console)
+        with team.first():  # one reads all files, the others what it found
+            sets = open_train(data, split, form, checks)
+            looked_at = [] if no_val else open_val(data, val or [], split, form, checks)
+            san = starting_point(model, clip, fresh, bias, fusion, seed or 0)
         config = settings(recipe, san, given, views, points)
-        tell(console, sets, san, config)
-        try:
-            run_training(san, sets, config, run, quiet=quiet)
-        except FloatingPointError as error:
-            complain(f"sanseg: {error}")
-            raise typer.Exit(DIVERGED) from error
-        except KeyboardInterrupt as stop:
-            complain(f"sanseg: {stop or 'interrupted'}; the same command goes on from the last state")
-            raise typer.Exit(INTERRUPTED) from None
-        written = run / ("model.safetensors" if config.trains == "visual" else "adapter.safetensors")
-        needed = "" if config.trains == "visual" else f" --clip {clip or model}"
-        console.print(f"{escape(str(written))} written: use it with --model {escape(str(written) + needed)}")
+        san.to(find_device(team.device))
+        tell(console, san, config, looked_at)
+        go(san, sets, config, run, looked_at, quiet=quiet)
+        if team.leads:
+            from sanseg.report import write_report
+
+            write_report(run)
+        tell_written(console, run, model, clip)
 
 
-def usable(console: Console, one: SegmentationSet, skip_bad: bool) -> SegmentationSet:
-    """The set without the pictures that cannot be used, where they may be skipped.
+def go(
+    san: SAN,
+    sets: list[SegmentationSet],
+    config: TrainConfig,
+    run: Path,
+    val: list[SegmentationSet],
+    *,
+    quiet: bool,
+) -> None:
+    """Trains; the ways in which that ends early, as exit codes."""
+    from sanseg.model.download import cache_folder
+    from sanseg.model.text_cache import TextCache
+    from sanseg.train import train as run_training
 
-    Raises ValueError naming them where they may not.
-    """
-    from sanseg.data.check import check
-
-    console.print(f"reading all {len(one)} pictures of {escape(one.name)} ...")
-    findings = check(one)
-    problem = findings.problem(skip_bad)
-    if problem:
-        raise ValueError(
-            f"{one.name}: {problem}; 'sanseg prepare check' shows all, --skip-bad leaves them out"
-        )
-    for name, why in findings.bad:
-        console.print(f"skipped {escape(name)}: {escape(why)}")
-    return one.without(name for name, _ in findings.bad)
+    command = ["sanseg", *sys.argv[1:]]
+    text_cache = TextCache(cache_folder() / "text.sqlite")
+    try:
+        run_training(san, sets, config, run, val=val, command=command, quiet=quiet, text_cache=text_cache)
+    except FloatingPointError as error:
+        complain(f"sanseg: {error}")
+        raise typer.Exit(DIVERGED) from error
+    except KeyboardInterrupt as stop:
+        complain(f"sanseg: {stop or 'interrupted'}; the same command goes on from the last state")
+        raise typer.Exit(INTERRUPTED) from None
+    if text_cache.trouble:
+        complain(text_cache.trouble)
 
 
 def starting_point(
@@ -209,13 +242,29 @@ def settings(
     return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
-def tell(console: Console, sets: list[SegmentationSet], san: SAN, config: TrainConfig) -> None:
-    for one in sets:
-        console.print(
-            f"{escape(one.name)}: {one.form}, {len(one)} pictures, {len(one.vocabulary.names)} labels"
-        )
+def tell(console: Console, san: SAN, config: TrainConfig, val: list[SegmentationSet]) -> None:
     trained = f"CLIP: {config.trains}" if config.part != "masks" else "CLIP frozen"
     console.print(
         f"{escape(san.config.name)} on {san.nothing.device}: {config.iterations} iterations of {config.batch}"
-        f" pictures; trains {config.part} of the side adapter, {trained}"
+        f" pictures; trains {config.part} of the side adapter, {trained}",
+        soft_wrap=True,
     )
+    when = f"every {config.evaluate_every} iterations and " if config.evaluate_every else ""
+    names = escape(", ".join(one.name for one in val))
+    console.print(
+        f"evaluated {when}at the end, on {names}" if val else "evaluated on nothing", soft_wrap=True
+    )
+
+
+def tell_written(console: Console, run: Path, model: str, clip: str | None) -> None:
+    """Where things are, and what to do with them."""
+    whole, adapter, report = (
+        run / name for name in ("model.safetensors", "adapter.safetensors", "report.html")
+    )
+    lines = [f"{whole} written: use it with --model {whole}"]
+    if adapter.exists():
+        lines.append(
+            f"{adapter} written, what was trained: use it with --model {adapter} --clip {clip or model}"
+        )
+    lines.append(f"{report} written: how it went, on one page")
+    console.print("\n".join(map(escape, lines)), soft_wrap=True)
