@@ -47,7 +47,7 @@ FORMATS = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 # What Pillow's decoders raise on damaged bytes, found by feeding them damaged bytes.
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -156,14 +156,14 @@ class _Quiet:
                 self._caught.__exit__(kind, error, trace)
 
 
-_QUIET = _Quiet()
+QUIET = _Quiet()
 
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
     """Turns what Pillow raises into one line, and keeps its warnings to itself."""
     try:
-        with _QUIET:
+        with QUIET:
             yield
     except UnidentifiedImageError as error:
         raise ValueError(
@@ -172,7 +172,7 @@ def _decoding(name: str) -> Iterator[None]:
         ) from error
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large(f"{name} is too large")) from error
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name} is damaged or truncated ({reason}): get the file again") from error
 
@@ -208,9 +208,9 @@ def _from_pil(image: Image.Image) -> NDArray[np.uint8]:
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1, upright, where there is none or it cannot be read: the picture is whole."""
     try:
-        with _QUIET:
+        with QUIET:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         return 1
     return orientation if isinstance(orientation, int) else 1
 

@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from rich.progress import Progress
 
-from sanseg import draw
-from sanseg.data.datasets import IndexMap, Sample, SegmentationSet
+from sanseg.data.datasets import SegmentationSet
+from sanseg.draw import triptych
 from sanseg.evaluate import evaluate, without_rivals
 from sanseg.images import write_bytes, write_png
 from sanseg.metrics import Reduce
@@ -34,7 +32,6 @@ from sanseg.segmenter import Segmenter
 EVALUATIONS = "evaluations.jsonl"
 PICTURES = "pictures"
 BEST = "best.safetensors"
-PANEL_SIDE = 480  # pixels of the longer side of each of an overlay's three parts
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ class Validation:
                 continue  # the evaluation names it
             stem = sample.name.removeprefix(f"{one.name}/").replace("/", "-").replace("\\", "-")
             path = self.folder / PICTURES / f"{done:07d}" / f"{name}-{stem}.png"
-            write_png(path, side_by_side(sample, answer, one.vocabulary.labels))
+            write_png(path, triptych(sample.image, sample.index_map, answer, one.vocabulary.labels))
 
     def _write(self, lines: Sequence[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -179,36 +176,3 @@ def name_apart(sets: Sequence[SegmentationSet]) -> dict[str, SegmentationSet]:
             name = f"{one.name}-{number}"
         named[name] = one
     return named
-
-
-def side_by_side(sample: Sample, answer_HW: IndexMap, labels: Sequence[str]) -> Image.Image:
-    """A picture, what it shows, and what was answered, beside each other with their legends; RGB."""
-    photo, truth, answer = (_shrink(part) for part in (sample.image, sample.index_map, answer_HW))
-    parts = [
-        Image.fromarray(photo),
-        draw.overlay(photo, truth, labels),
-        draw.overlay(photo, answer, labels),
-    ]
-    gap = 8
-    width = sum(part.width for part in parts) + gap * (len(parts) - 1)
-    sheet = Image.new("RGB", (width, max(part.height for part in parts)), (255, 255, 255))
-    left = 0
-    for part in parts:
-        sheet.paste(part, (left, 0))
-        left += part.width + gap
-    return sheet
-
-
-def _shrink(part: NDArray[Any]) -> NDArray[Any]:
-    """A picture (H, W, 3), or a map (H, W), to at most PANEL_SIDE pixels a side."""
-    scale = min(1.0, PANEL_SIDE / max(part.shape[:2]))
-    size = tuple(max(1, round(side * scale)) for side in part.shape[:2])
-    if part.ndim == 3:
-        resized = Image.fromarray(part).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        return np.asarray(resized)
-    rows, columns = (
-        np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int)
-        for old, new in zip(part.shape, size, strict=True)
-    )
-    nearest: NDArray[Any] = part[np.ix_(rows, columns)]
-    return nearest

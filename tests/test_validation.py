@@ -12,19 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file
 
 from sanseg import validation
-from sanseg.data.datasets import Sample, SegmentationSet
-from sanseg.draw import overlay
+from sanseg.data.datasets import SegmentationSet
 from sanseg.evaluate import Evaluation, evaluate, without_rivals
 from sanseg.model.san import SAN
 from sanseg.model.weights import load_san, save_san
 from sanseg.run import check_trackers, lines_of, plain
 from sanseg.segmenter import Segmenter
 from sanseg.train import train
-from sanseg.validation import name_apart, side_by_side
+from sanseg.validation import name_apart
 from tests.data.test_datasets import stripes, write_set
 from tests.test_train import FAST, lines
 
@@ -180,29 +178,6 @@ def test_a_wish_to_stop_is_heard_while_evaluating(
 def test_sets_of_one_name_are_told_apart(sets: list[SegmentationSet]) -> None:
     named = name_apart([sets[0], sets[1], sets[0]])
     assert [*named] == ["pets", "plants", "pets-2"]
-
-
-def test_pictures_show_photo_truth_and_answer() -> None:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 255, (60, 90, 3), dtype=np.uint8)
-    truth = np.zeros((60, 90), np.uint8)
-    truth[:, 45:] = 255
-    answer = np.ones((60, 90), np.uint8)
-    sheet = side_by_side(Sample("pets/p0", image, truth), answer, ["cat", "dog"])
-    panels = [
-        Image.fromarray(image),
-        overlay(image, truth, ["cat", "dog"]),
-        overlay(image, answer, ["cat", "dog"]),
-    ]
-    assert sheet.width == sum(panel.width for panel in panels) + 16
-    left = 0
-    for panel in panels:
-        part = np.asarray(sheet.crop((left, 0, left + panel.width, panel.height)))
-        assert (part == np.asarray(panel)).all()
-        left += panel.width + 8
-    wide = np.zeros((100, 2_000, 3), np.uint8)
-    index = np.tile(np.repeat(np.arange(2, dtype=np.uint8), 1_000), (100, 1))
-    assert side_by_side(Sample("x", wide, index), index, ["cat", "dog"]).width <= 3 * 480 + 16
 
 
 def test_what_is_being_run_is_told(tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path) -> None:

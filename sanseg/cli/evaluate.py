@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sanseg.cli.evaluation_results import Looks, document, tell, tell_differences, tell_how, write_figures
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, SOME_FAILED, app, complain, mistakes_in_one_line
+from sanseg.cli.team import Team, joined
 
 if TYPE_CHECKING:
     from sanseg.data.datasets import SegmentationSet
     from sanseg.evaluate import Answers, Evaluation
     from sanseg.expect import Figures
-    from sanseg.metrics import Reduce
     from sanseg.segmenter import Segmenter
     from sanseg.vocabulary import Vocabulary
 
@@ -29,7 +28,6 @@ EXIT_CODES = (
     f" {BAD_USE} bad use, nothing was done; {INTERRUPTED} interrupted."
 )
 FEW = 4  # pictures in the figure, of the worst and of the best
-PATIENCE_HOURS = 1  # that a process which has finished its share waits for the others
 
 # What the model in each name was trained on, where its file cannot say it: a label set.
 TRAINED_ON = {"mini": "mini", "san-vit-b-16": "coco_stuff_171", "san-vit-l-14": "coco_stuff_171"}
@@ -127,56 +125,6 @@ def evaluate(
             complain(f"left out: {line}")
     if differing or left_out:
         raise typer.Exit(SOME_FAILED)
-
-
-@dataclass(frozen=True)
-class Team:
-    """The processes that share the pictures out: this one's place, its device, and what they do together.
-
-    first: within it, the first process of a machine goes ahead of the others.
-    """
-
-    rank: int
-    count: int
-    device: str
-    reduce: Reduce | None = None
-    first: Callable[[], AbstractContextManager[Any]] = nullcontext
-
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
-
-
-@contextmanager
-def joined(device: str) -> Iterator[Team]:
-    """The team that torchrun or accelerate launch started; of one where neither did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield Team(0, 1, device)
-        return
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(
-            f"device {device!r} for several processes: give auto, cuda or cpu, each takes its own"
-        )
-    from datetime import timedelta
-
-    import numpy as np
-    import torch
-    from accelerate import PartialState
-    from numpy.typing import NDArray
-
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
-    state = PartialState(cpu=on_cpu, timeout=timedelta(hours=PATIENCE_HOURS))
-
-    def reduce(array: NDArray[Any]) -> NDArray[Any]:
-        tensor = torch.from_numpy(np.array(array)).to(state.device)
-        torch.distributed.all_reduce(tensor)
-        summed: NDArray[Any] = tensor.cpu().numpy()
-        return summed
-
-    yield Team(
-        state.process_index, state.num_processes, str(state.device), reduce, state.local_main_process_first
-    )
-    state.destroy_process_group()
 
 
 def check_room(path: Path | None, suffix: str) -> None:

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sanseg.cli.evaluate import joined
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, complain, mistakes_in_one_line
+from sanseg.cli.team import joined
 from sanseg.cli.train_data import Checks, open_train, open_val
 
 if TYPE_CHECKING:

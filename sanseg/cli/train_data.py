@@ -113,7 +113,10 @@ def look(one: SegmentationSet, checks: Checks) -> dict[str, Any]:
         "labels never used": len(findings.unused),
     }
     told = ", ".join(f"{count} {what}" for what, count in odd.items() if count)
-    return {"bad": [list(pair) for pair in findings.bad], "told": told or "all files are good"}
+    return {
+        "bad": [list(pair) for pair in findings.bad],
+        "told": told or ("all others are good" if findings.bad else "all files are good"),
+    }
 
 
 def remembered(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from sanseg.data.files import IndexMap, Picture, check_size, map_type
-from sanseg.images import _DECODER_ERRORS, _QUIET, MAX_PIXELS
+from sanseg.images import DECODER_ERRORS, MAX_PIXELS, QUIET
 from sanseg.vocabulary import other_id
 
 ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B")
@@ -27,7 +27,7 @@ def read_png(path: str | Path, modes: tuple[str, ...], wanted: str) -> NDArray[A
     """
     with Path(path).open("rb") as file:
         try:
-            with _QUIET, Image.open(file, formats=("PNG",)) as png:
+            with QUIET, Image.open(file, formats=("PNG",)) as png:
                 if png.width * png.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{png.width}x{png.height} pixels")
                 if png.mode in modes:
@@ -38,7 +38,7 @@ def read_png(path: str | Path, modes: tuple[str, ...], wanted: str) -> NDArray[A
         except Image.DecompressionBombError as error:
             reason = f"{error}, the limit is {MAX_PIXELS // 10**6} megapixels"
             raise ValueError(f"{path} is too large a mask ({reason}): make it smaller") from error
-        except _DECODER_ERRORS as error:
+        except DECODER_ERRORS as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{path} cannot be read as a mask ({reason}): save it as PNG again") from error
     raise ValueError(f"{path} is a mask of mode {mode}: save it with {wanted}")
