@@ -4,7 +4,9 @@
 
 Each variant is trained on the box's own CLIP with a fresh side adapter, the same budget, pictures and settings, and
 three seeds; then evaluated on the `val` splits. Every (variant, seed) is a resumable run; those that are done are not
-done again. Stop it and start it again at any time. Prints a table of mean and spread at the end.
+done again. Stop it and start it again at any time. Prints a table of what is done at the end.
+
+Two processes of one thread each, which share the work by --seed and --variant, get through more than one of two.
 """
 
 from __future__ import annotations
@@ -108,31 +110,39 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=[*VARIANTS])
     options = parser.parse_args()
-    for seed in range(options.seeds):  # all variants at one seed first: a run cut short still compares
-        for name, variant in VARIANTS.items():
-            folder = options.run / f"{name.replace(' ', '-')}-{seed}"
+    for seed in options.seed:  # all variants at one seed first: a run cut short still compares
+        for name in options.variant:
+            folder = folder_of(options.run, name, seed)
             if (folder / "result.json").exists():
                 continue
-            san = train_variant(variant, seed, options.data, folder)
+            san = train_variant(VARIANTS[name], seed, options.data, folder)
             result = measure(san, options.data)
             write_json(folder / "result.json", result)
             print(
                 f"{name}, seed {seed}: {json.dumps({k: round(v, 1) for k, v in result.items()})}", flush=True
             )
-    table(options.run, options.seeds)
+    table(options.run)
 
 
-def table(run: Path, seeds: int) -> None:
-    print(f"| variant | {' | '.join(SETS)} | mean | spread |")
-    print("| --- " * (len(SETS) + 3) + "|")
+def folder_of(run: Path, name: str, seed: int | str) -> Path:
+    return run / f"{name.replace(' ', '-')}-{seed}"
+
+
+def table(run: Path) -> None:
+    """Means over the seeds that are done, and the standard deviation of the last of them."""
+    print(f"| variant | seeds | {' | '.join(SETS)} | mean | spread |")
+    print("| --- " * (len(SETS) + 4) + "|")
     for name in VARIANTS:
-        files = [run / f"{name.replace(' ', '-')}-{seed}" / "result.json" for seed in range(seeds)]
+        files = run.glob(f"{folder_of(run, name, '*').name}/result.json")
         results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if not results:
+            continue
         cells = [f"{statistics.fmean(one[column] for one in results):.1f}" for column in (*SETS, "mean")]
-        spread = statistics.stdev(one["mean"] for one in results) if seeds > 1 else 0.0
-        print(f"| {name} | {' | '.join(cells)} | {spread:.1f} |")
+        spread = f"{statistics.stdev(one['mean'] for one in results):.1f}" if len(results) > 1 else ""
+        print(f"| {name} | {len(results)} | {' | '.join(cells)} | {spread} |")
 
 
 if __name__ == "__main__":
