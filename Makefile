@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find sanseg -type f -not -path '*/__pycache__/*')
 OLDEST_OPEN_CLIP := 2.24.0
+# A worker for each core; the networks of the tests are too small to gain from threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 WORDS := cat, person, helmet, cup, spoon, table
 
 .PHONY: demo test check clean
@@ -13,13 +15,13 @@ demo: $(VENV)/installed
 	$(BIN)/sanseg segment examples -c "$(WORDS)" -o demo-output
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/installed-test demo
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict sanseg
-	$(BIN)/python -m pytest
+	$(PYTEST)
 	$(BIN)/python -m tests.demo_outputs demo-output
 	rm -rf build && $(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(BIN)/python -m tests.wheel_contents build/wheel
