@@ -185,9 +185,11 @@ class _Run:
         """Begins what is written, or takes it up again after `done` iterations."""
         self.validation.forget_after(done)
         if self.config.trackers:
-            values = plain(asdict(self.config))
-            options = {"tensorboard": {"purge_step": done}} if "tensorboard" in self.config.trackers else {}
-            self.accelerator.init_trackers("sanseg", values, options)
+            written = self.folder / "trackers"
+            written.mkdir(exist_ok=True)
+            options = {"tensorboard": {"purge_step": done}, "wandb": {"dir": str(written)}}
+            chosen = {name: options[name] for name in self.config.trackers if name in options}
+            self.accelerator.init_trackers("sanseg", plain(asdict(self.config)), chosen)
         if self.leads:
             described = {
                 "command": list(command),

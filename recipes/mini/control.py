@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from clip import SETS, name_rows, rows_of
-from evaluate import SETS as VAL
+from measure import SETS as VAL
 from numpy.typing import NDArray
 from stem_weights import load_stem
 from torch import Tensor, nn
