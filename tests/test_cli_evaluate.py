@@ -18,6 +18,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from sanseg.baselines import METHODS
 from sanseg.cli import app, evaluation_results, shell
 from sanseg.cli.evaluate import TRAINED_ON, read_seen
 from sanseg.data.datasets import SegmentationSet
@@ -234,6 +235,17 @@ def test_the_flip_and_the_scales_change_the_answer(run: Evaluate) -> None:
     assert "means over 6 views: these sides times 0.75, 1, 1.25, each also mirrored" in told
 
 
+def test_each_method_changes_the_answer(run: Evaluate) -> None:
+    found = {method: figures(run, "--method", method) for method in METHODS}
+    assert [one["method"] for one in found.values()] == ["san", "simseg", "maskclip"]
+    assert len({one["calibration_error"] for one in found.values()}) == 3
+    assert figures(run)["calibration_error"] == found["san"]["calibration_error"], "the default"
+    views = figures(run, "--method", "maskclip", "--scales", "1,1.5")
+    assert views["calibration_error"] != found["maskclip"]["calibration_error"]
+    assert "simseg named them" in run("--method", "simseg").stdout
+    assert "named them" not in run().stdout
+
+
 def test_seen_labels_come_from_a_file_or_a_label_set(run: Evaluate, tiny_san: SAN) -> None:
     assert figures(run)["seen"] == [True, False, True, False], "as the checkpoint says"
     assert figures(run, "--seen", "pascal_context_59")["seen"] == [True, True, True, True]
@@ -305,6 +317,7 @@ def test_no_labelled_pixel_is_bad_use(run: Evaluate) -> None:
         (("--scales", "big"), "the scales are 'big': give numbers"),
         (("--scales", "9"), "a scale is 9.0: wanted 0.25 to 3"),
         (("--scales", "nan"), "a scale is nan"),
+        (("--method", "clip"), "method is 'clip': choose from san, simseg, maskclip"),
         (("--dtype", "int8"), "dtype is 'int8': choose from float32, bfloat16, float16"),
         (("--synonyms", "first"), "cannot be taken as 'first'"),
         (("--device", "tpu"), "no kind of device called 'tpu'"),

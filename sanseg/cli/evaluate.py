@@ -41,6 +41,10 @@ def evaluate(
         str | None,
         typer.Option(help="For a checkpoint that is only an adapter: the one whose CLIP it needs."),
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(help="What names the model's masks: san, or the slower ways simseg or maskclip."),
+    ] = "san",
     split: Annotated[str, typer.Option(help="Which pictures of the set.")] = "val",
     form: Annotated[str, typer.Option(help="The form of the set; auto finds out.")] = "auto",
     labels: Annotated[
@@ -89,7 +93,7 @@ def evaluate(
     with mistakes_in_one_line():
         check_room(json, ".json")
         check_room(figure, ".png")
-        looks = Looks(model, clip, dtype, read_scales(scales), flip)
+        looks = Looks(model, clip, method, dtype, read_scales(scales), flip)
         sets = open_sets(data, split, form)
         words = {name: choose_words(one, labels, synonyms) for name, one in sets.items()}
         with joined(device) as team:
@@ -190,17 +194,22 @@ def read_seen(seen: str | None, model: str) -> tuple[str, ...] | None:
 
 
 def load_model(looks: Looks, team: Team) -> tuple[Segmenter, Answers]:
-    """The model, and what answers: itself, or its several views."""
+    """The model with its method, and what answers: itself, or its several views."""
     import torch
 
-    from sanseg.segmenter import load
+    from sanseg.baselines import METHODS
+    from sanseg.segmenter import Segmenter, load
     from sanseg.views import MultiView
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if looks.dtype not in dtypes:
         raise ValueError(f"dtype is {looks.dtype!r}: choose from {', '.join(dtypes)}")
+    if looks.method not in METHODS:
+        raise ValueError(f"method is {looks.method!r}: choose from {', '.join(METHODS)}")
     with team.first():  # one downloads and converts
-        segmenter = load(looks.model, team.device, dtype=dtypes[looks.dtype], clip=looks.clip)
+        loaded = load(looks.model, team.device, dtype=dtypes[looks.dtype], clip=looks.clip)
+    proposer = METHODS[looks.method](loaded.san)
+    segmenter = Segmenter(loaded.san, proposer=proposer, text_cache=loaded.text_cache)
     if looks.scales == (1.0,) and not looks.flip:
         return segmenter, segmenter
     return segmenter, MultiView(segmenter, looks.scales, flip=looks.flip)

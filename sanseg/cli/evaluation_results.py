@@ -48,6 +48,7 @@ class Looks:
 
     model: str
     clip: str | None
+    method: str
     dtype: str
     scales: tuple[float, ...]
     flip: bool
@@ -111,6 +112,8 @@ def tell_how(segmenter: Segmenter, looks: Looks, evaluations: Iterable[Evaluatio
         f"Pictures were resized the evaluation's way: bilinear, short side {config.short_side} pixels, long side"
         f" at most {config.long_side}."
     )
+    if looks.method != "san":
+        console.print(f"The masks are the model's, {looks.method} named them.")
     views = len(looks.scales) * (1 + looks.flip)
     if views > 1 or looks.scales != (1.0,):
         scales = ", ".join(f"{scale:g}" for scale in looks.scales)
@@ -153,6 +156,7 @@ def document(
         "model": looks.model,
         "model_name": config.name,
         "model_checksum": fingerprint(segmenter.san),
+        "method": looks.method,
         "dtype": looks.dtype,
         "device": str(segmenter.device),
         "resize": segmenter.resize,
