@@ -8,7 +8,7 @@ B batch, Q queries, R classifier rows, E shared embedding, H W pixels.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +48,7 @@ DEVICES: dict[str, Callable[[], bool]] = {
     "mps": torch.backends.mps.is_available,
     "cpu": lambda: True,
 }
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Proposer(Protocol):
@@ -317,7 +318,7 @@ def load(
     name_or_path: str | PathLike[str] = "mini",
     device: str = "auto",
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = "float32",
     clip: str | PathLike[str] | None = None,
     resize: str = "evaluation",
 ) -> Segmenter:
@@ -325,13 +326,15 @@ def load(
 
     name_or_path: a key of `model.weights.NAMED`, or a checkpoint; see `load_san`, also for `clip`.
     device: "cuda", "cuda:1", "mps", "cpu", or "auto" for the first of these that this machine has.
-    dtype: of the network's parameters. Scores are float32 whatever it is.
+    dtype: of the network: a key of DTYPES or one of torch's, or "auto" for bfloat16 where the device has it
+        natively, else float32. Scores are float32 whatever it is.
     resize: see Segmenter.
 
     Embeddings of words are kept on disk, in `model.download.cache_folder()`.
-    Raises ValueError for a device that is not there, and as `load_san`.
+    Raises ValueError for a device that is not there, an unknown dtype, and as `load_san`.
     """
-    san = load_san(name_or_path, find_device(device), dtype, clip=clip)
+    found = find_device(device)
+    san = load_san(name_or_path, found, find_dtype(dtype, found), clip=clip)
     return Segmenter(san, resize=resize, text_cache=TextCache(cache_folder() / "text.sqlite"))
 
 
@@ -349,3 +352,32 @@ def find_device(name: str = "auto") -> torch.device:
     if kind not in here or int(number or 0) >= count:
         raise ValueError(f"this machine has no device {name!r}, only {', '.join(here)}: choose one, or auto")
     return torch.device(kind, int(number)) if number else torch.device(kind)
+
+
+def name_dtype(san: SAN) -> str:
+    """What a network computes in: a key of DTYPES."""
+    return str(san.nothing.dtype).removeprefix("torch.")
+
+
+def find_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A number type by name; "auto" is bfloat16 where the device computes with it natively, else float32.
+
+    Raises ValueError for an unknown name.
+    """
+    if isinstance(name, torch.dtype):
+        return name
+    if name == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"dtype is {name!r}: choose from auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    # Before torch 2.11 nobody says so; AVX-512 and AMX have instructions of their own, others convert.
+    capabilities: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    return any(capabilities().get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16"))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
@@ -72,7 +73,7 @@ def index(stem: str = "one") -> np.ndarray:
 
 
 def test_what_is_written_is_what_the_library_answers(run: Run, tiny_san: SAN) -> None:
-    result = segment(run)
+    result = segment(run, "--dtype", "float32")
     assert files() == {"one.overlay.png", "one.index.png", "one.json"}
     answer = Segmenter(tiny_san)("photos/one.png", "sky, tree | woods, cat")
     np.testing.assert_array_equal(index(), answer.label_map)
@@ -82,6 +83,15 @@ def test_what_is_written_is_what_the_library_answers(run: Run, tiny_san: SAN) ->
     assert "photos/one.png -> out/one.overlay.png, out/one.index.png, out/one.json" in result.stdout
     assert f"1 of 1 segmented into {Path('out').resolve()}" in result.stdout
     assert result.stderr == ""
+
+
+def test_the_number_type_is_told_and_chosen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "tiny.safetensors on cpu in bfloat16\n" in segment(run, "--dtype", "bfloat16").stdout
+    for native, chosen in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: {"avx512_bf16": native})
+        assert f"on cpu in {chosen}\n" in segment(run).stdout
+    told = segment(run, "--dtype", "int8", code=shell.BAD_USE).stderr
+    assert told == "sanseg: dtype is 'int8': choose from auto, float32, bfloat16, float16\n"
 
 
 def test_files_folders_and_patterns(run: Run) -> None:

@@ -318,7 +318,7 @@ def test_no_labelled_pixel_is_bad_use(run: Evaluate) -> None:
         (("--scales", "9"), "a scale is 9.0: wanted 0.25 to 3"),
         (("--scales", "nan"), "a scale is nan"),
         (("--method", "clip"), "method is 'clip': choose from san, simseg, maskclip"),
-        (("--dtype", "int8"), "dtype is 'int8': choose from float32, bfloat16, float16"),
+        (("--dtype", "int8"), "dtype is 'int8': choose from auto, float32, bfloat16, float16"),
         (("--synonyms", "first"), "cannot be taken as 'first'"),
         (("--device", "tpu"), "no kind of device called 'tpu'"),
         (("--json", "out.txt"), "let it end in .json"),

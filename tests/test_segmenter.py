@@ -21,7 +21,7 @@ from sanseg.labelmap import label_map
 from sanseg.model.san import SAN, Proposals
 from sanseg.model.weights import save_san
 from sanseg.segmentation import Segmentation
-from sanseg.segmenter import DEVICES, Failure, Segmenter, find_device
+from sanseg.segmenter import DEVICES, Failure, Segmenter, find_device, find_dtype
 from sanseg.vocabulary import Vocabulary
 
 WORDS = "sky, tree | woods, cat"
@@ -427,3 +427,19 @@ def test_the_best_device_of_this_machine_is_the_default(monkeypatch: pytest.Monk
     for strange in ("tpu", "cuda:x", "", "cuda1", "cuda:"):
         with pytest.raises(ValueError, match=f"device called '{strange}': choose from auto, cuda, mps, cpu"):
             find_device(strange)
+
+
+def test_auto_takes_the_number_type_that_the_device_has_natively(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert find_dtype("auto", cpu) == torch.bfloat16
+    assert find_dtype("float32", cpu) == find_dtype(torch.float32, cpu) == torch.float32
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in torch before 2.11
+    assert find_dtype("auto", cpu) == torch.float32
+    for native, chosen in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native
+        )
+        assert find_dtype("auto", cuda) == chosen
+    with pytest.raises(ValueError, match="dtype is 'int8': choose from auto, float32, bfloat16, float16"):
+        find_dtype("int8", cpu)

@@ -82,7 +82,9 @@ def evaluate(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the network: float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Of the network: float32, bfloat16, float16, or auto.")
+    ] = "float32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Measure a model on labelled pictures.
@@ -195,19 +197,14 @@ def read_seen(seen: str | None, model: str) -> tuple[str, ...] | None:
 
 def load_model(looks: Looks, team: Team) -> tuple[Segmenter, Answers]:
     """The model with its method, and what answers: itself, or its several views."""
-    import torch
-
     from sanseg.baselines import METHODS
     from sanseg.segmenter import Segmenter, load
     from sanseg.views import MultiView
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if looks.dtype not in dtypes:
-        raise ValueError(f"dtype is {looks.dtype!r}: choose from {', '.join(dtypes)}")
     if looks.method not in METHODS:
         raise ValueError(f"method is {looks.method!r}: choose from {', '.join(METHODS)}")
     with team.first():  # one downloads and converts
-        loaded = load(looks.model, team.device, dtype=dtypes[looks.dtype], clip=looks.clip)
+        loaded = load(looks.model, team.device, dtype=looks.dtype, clip=looks.clip)
     proposer = METHODS[looks.method](loaded.san)
     segmenter = Segmenter(loaded.san, proposer=proposer, text_cache=loaded.text_cache)
     if looks.scales == (1.0,) and not looks.flip:

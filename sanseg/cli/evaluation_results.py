@@ -133,6 +133,7 @@ def document(
 ) -> dict[str, Any]:
     """What --json writes: plain values. Its form is in docs/reproducing-the-paper.md."""
     from sanseg.model.checkpoint import fingerprint
+    from sanseg.segmenter import name_dtype
     from sanseg.version import VERSION
 
     each = {
@@ -157,7 +158,7 @@ def document(
         "model_name": config.name,
         "model_checksum": fingerprint(segmenter.san),
         "method": looks.method,
-        "dtype": looks.dtype,
+        "dtype": name_dtype(segmenter.san),
         "device": str(segmenter.device),
         "resize": segmenter.resize,
         "short_side": config.short_side,

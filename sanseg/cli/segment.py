@@ -39,6 +39,10 @@ def segment(
         typer.Option(help="For a checkpoint that is only an adapter: the one whose CLIP it needs."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32, bfloat16, float16. auto: bfloat16 where the device has it natively."),
+    ] = "auto",
     other: Annotated[
         str,
         typer.Option(
@@ -61,11 +65,12 @@ def segment(
             raise ValueError("--other and --no-other contradict each other: give one of them")
         vocabulary = read_words(classes, labels, None if no_other else other)
         from sanseg.images import find_images
-        from sanseg.segmenter import load
+        from sanseg.segmenter import load, name_dtype
 
         paths = find_images(photos)
-        segmenter = load(model, device, clip=clip)
+        segmenter = load(model, device, dtype=dtype, clip=clip)
         console = Console(quiet=quiet)
+        console.print(f"{escape(model)} on {segmenter.device} in {name_dtype(segmenter.san)}")
         failed = segment_all(segmenter, vocabulary, paths, out, console, overlay=overlay, json=json)
         if segmenter.text_cache.trouble:
             complain(segmenter.text_cache.trouble)
