@@ -21,6 +21,7 @@ ROWS = (
     {"report"},
     {
         "segmenter",
+        "benchmark",
         "train",
         "division",
         "schedule",
@@ -64,6 +65,9 @@ def test_imports_point_inward() -> None:
         for other in imported_rooms(file):
             assert row[room] <= row[other], f"{file} imports {other}, which is further out"
             assert (room, other) != ("segmenter", "train"), "inference does not need training"
+            assert room != "baselines" or other in ("baselines", "model"), (
+                "networks see tensors, nothing else"
+            )
 
 
 def loaded_after(program: str) -> set[str]:
@@ -81,13 +85,16 @@ def loaded_after(program: str) -> set[str]:
 HEAVY = {"torch", "numpy", "PIL", "open_clip", "timm", "torchvision", "scipy", "huggingface_hub"}
 
 
-def test_importing_sanseg_loads_nothing_heavy() -> None:
-    loaded = loaded_after("import sanseg")
-    assert "sanseg.version" in loaded
+@pytest.mark.parametrize(
+    ("program", "room"), [("import sanseg", "version"), ("import sanseg.baselines", "baselines")]
+)
+def test_importing_loads_nothing_heavy(program: str, room: str) -> None:
+    loaded = loaded_after(program)
+    assert f"sanseg.{room}" in loaded
     assert not loaded & HEAVY
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["bench", "--help"], ["--version"]])
 def test_help_loads_no_torch(arguments: list[str]) -> None:
     program = f"from sanseg.cli import app\napp({arguments}, standalone_mode=False)"
     loaded = loaded_after(program)

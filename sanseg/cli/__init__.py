@@ -1,6 +1,7 @@
 """The command `sanseg`. Whatever loads torch is imported inside the commands, so that --help answers at once."""
 
 from sanseg.cli import (  # each adds its commands to the app
+    bench,
     evaluate,
     models,
     prepare,
@@ -11,7 +12,18 @@ from sanseg.cli import (  # each adds its commands to the app
 )
 from sanseg.cli.shell import app
 
-__all__ = ["app", "evaluate", "main", "models", "prepare", "prepare_benchmarks", "report", "segment", "train"]
+__all__ = [
+    "app",
+    "bench",
+    "evaluate",
+    "main",
+    "models",
+    "prepare",
+    "prepare_benchmarks",
+    "report",
+    "segment",
+    "train",
+]
 
 
 def main() -> None:
