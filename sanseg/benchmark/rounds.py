@@ -18,10 +18,8 @@ from sanseg.benchmark.products import Bound, flop, record
 from sanseg.benchmark.report import Measured, Report, Stage, Times
 from sanseg.benchmark.road import STAGES, Stopwatch, plain, walk
 from sanseg.model.text_cache import TextCache
-from sanseg.segmenter import Segmenter
+from sanseg.segmenter import DTYPES, Segmenter
 from sanseg.vocabulary import Vocabulary
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[str, int, int], None]
 """Called at the beginning of each piece of work: what it is, how many are done, how many there are."""
@@ -35,7 +33,7 @@ def measure(
     with_plain: bool = True,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Measures each of `dtypes`, keys of DTYPES, so many rounds long. All networks are in memory at once.
+    """Measures each of `dtypes`, keys of `segmenter.DTYPES`, so many rounds long. All networks are in memory at once.
 
     Raises ValueError for unknown dtypes, for those that the device cannot compute in, and as `load_san`.
     """
