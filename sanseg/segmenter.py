@@ -378,6 +378,6 @@ def _has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":
         return bool(torch.backends.mps.is_macos_or_newer(14, 0))
-    # Before torch 2.11 nobody says so; AVX-512 and AMX have instructions of their own, others convert.
+    # Older torch does not say; AVX-512 and AMX have instructions of their own, others convert.
     capabilities: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
     return any(capabilities().get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16"))

@@ -434,7 +434,7 @@ def test_auto_takes_the_number_type_that_the_device_has_natively(monkeypatch: py
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     assert find_dtype("auto", cpu) == torch.bfloat16
     assert find_dtype("float32", cpu) == find_dtype(torch.float32, cpu) == torch.float32
-    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in torch before 2.11
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in older torch
     assert find_dtype("auto", cpu) == torch.float32
     for native, chosen in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(
