@@ -73,7 +73,7 @@ def index(stem: str = "one") -> np.ndarray:
 
 
 def test_what_is_written_is_what_the_library_answers(run: Run, tiny_san: SAN) -> None:
-    result = segment(run, "--dtype", "float32")
+    result = segment(run)
     assert files() == {"one.overlay.png", "one.index.png", "one.json"}
     answer = Segmenter(tiny_san)("photos/one.png", "sky, tree | woods, cat")
     np.testing.assert_array_equal(index(), answer.label_map)
@@ -86,10 +86,11 @@ def test_what_is_written_is_what_the_library_answers(run: Run, tiny_san: SAN) ->
 
 
 def test_the_number_type_is_told_and_chosen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "tiny.safetensors on cpu in float32\n" in segment(run).stdout
     assert "tiny.safetensors on cpu in bfloat16\n" in segment(run, "--dtype", "bfloat16").stdout
     for native, chosen in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: {"avx512_bf16": native})
-        assert f"on cpu in {chosen}\n" in segment(run).stdout
+        assert f"on cpu in {chosen}\n" in segment(run, "--dtype", "auto").stdout
     told = segment(run, "--dtype", "int8", code=shell.BAD_USE).stderr
     assert told == "sanseg: dtype is 'int8': choose from auto, float32, bfloat16, float16\n"
 

@@ -42,7 +42,7 @@ def segment(
     dtype: Annotated[
         str,
         typer.Option(help="float32, bfloat16, float16. auto: bfloat16 where the device has it natively."),
-    ] = "auto",
+    ] = "float32",
     other: Annotated[
         str,
         typer.Option(
