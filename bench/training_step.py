@@ -7,7 +7,7 @@
 Random weights, pictures and masks, the released recipe (`TrainConfig()`), 171 labels. Each row is a process of its
 own. "tensors" is the largest sum of all tensors alive during a step, weights and the optimizer's moments
 included, which is the same on every machine that takes the same kernels; "process" is the largest resident size
-that the system saw, of which the libraries alone are about 0.4 GB. Threads are torch's default; set OMP_NUM_THREADS
+that the system saw, libraries included. Threads are torch's default; set OMP_NUM_THREADS
 to change them. Unix only.
 """
 
@@ -28,11 +28,12 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from sanseg.data.stream import Batch
+from sanseg.devices import DTYPES
 from sanseg.division import count, make_part
 from sanseg.model.config import SAN_VIT_B16, SAN_VIT_L14
 from sanseg.model.san import SAN
 from sanseg.run import Training
-from sanseg.schedule import DTYPES, TrainConfig
+from sanseg.schedule import TrainConfig
 from sanseg.train import make_optimizer, step, trainable
 
 MODELS = {config.name: config for config in (SAN_VIT_B16, SAN_VIT_L14)}

@@ -6,15 +6,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import AdamW
 
 from sanseg.data.transforms import Augmentation
+from sanseg.devices import DTYPES
 from sanseg.losses import LossConfig
 from sanseg.model.san import CLIP_TRAINS, SAN
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PART_LOSSES: dict[str, dict[str, Any]] = {  # two stages: first where things are, then what they are
     "all": {},
     "masks": {"class_weight": 0.0, "answer_weight": 0.0},

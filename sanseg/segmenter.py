@@ -8,7 +8,7 @@ B batch, Q queries, R classifier rows, E shared embedding, H W pixels.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sanseg.devices import find_device, find_dtype
 from sanseg.images import RESIZES, Geometry, ImageSource, prepare, read_image
 from sanseg.labelmap import label_map
 from sanseg.model.checkpoint import fingerprint
@@ -41,14 +42,6 @@ Other = str | Sequence[str] | None
 
 CACHED_ROWS = 20_000  # of classifiers kept in memory; at 768 floats a row, 60 MB
 BATCH_SIZE = 4  # pictures that `segment_many` encodes at once, and that it reads ahead
-
-# The kinds of device by preference, and whether this machine has one.
-DEVICES: dict[str, Callable[[], bool]] = {
-    "cuda": torch.cuda.is_available,
-    "mps": torch.backends.mps.is_available,
-    "cpu": lambda: True,
-}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Proposer(Protocol):
@@ -326,7 +319,7 @@ def load(
 
     name_or_path: a key of `model.weights.NAMED`, or a checkpoint; see `load_san`, also for `clip`.
     device: "cuda", "cuda:1", "mps", "cpu", or "auto" for the first of these that this machine has.
-    dtype: of the network: a key of DTYPES or one of torch's, or "auto" for bfloat16 where the device has it
+    dtype: of the network: a key of `devices.DTYPES` or one of torch's, or "auto" for bfloat16 where the device has it
         natively, else float32. Scores are float32 whatever it is.
     resize: see Segmenter.
 
@@ -336,48 +329,3 @@ def load(
     found = find_device(device)
     san = load_san(name_or_path, found, find_dtype(dtype, found), clip=clip)
     return Segmenter(san, resize=resize, text_cache=TextCache(cache_folder() / "text.sqlite"))
-
-
-def find_device(name: str = "auto") -> torch.device:
-    """A device of this machine by name; "auto" is the first of DEVICES. Raises ValueError where there is none."""
-    here = [kind for kind, available in DEVICES.items() if available()]
-    if name == "auto":
-        return torch.device(here[0])
-    kind, _, number = name.partition(":")
-    if kind not in DEVICES or name.endswith(":") or (number and not number.isdecimal()):
-        raise ValueError(
-            f"there is no kind of device called {name!r}: choose from auto, {', '.join(DEVICES)}"
-        )
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if kind not in here or int(number or 0) >= count:
-        raise ValueError(f"this machine has no device {name!r}, only {', '.join(here)}: choose one, or auto")
-    return torch.device(kind, int(number)) if number else torch.device(kind)
-
-
-def name_dtype(san: SAN) -> str:
-    """What a network computes in: a key of DTYPES."""
-    return str(san.nothing.dtype).removeprefix("torch.")
-
-
-def find_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A number type by name; "auto" is bfloat16 where the device computes with it natively, else float32.
-
-    Raises ValueError for an unknown name.
-    """
-    if isinstance(name, torch.dtype):
-        return name
-    if name == "auto":
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
-    if name not in DTYPES:
-        raise ValueError(f"dtype is {name!r}: choose from auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "mps":
-        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
-    # Older torch does not say; AVX-512 and AMX have instructions of their own, others convert.
-    capabilities: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
-    return any(capabilities().get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16"))

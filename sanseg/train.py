@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from sanseg.data.datasets import SegmentationSet
 from sanseg.data.stream import Stream
+from sanseg.devices import DTYPES
 from sanseg.division import Division, Part, batches, count, deaths_told, make_part
 from sanseg.losses import LossConfig, Losses, Normalisers, reading_losses
 from sanseg.model.checkpoint import checksum, fingerprint
@@ -48,7 +49,6 @@ from sanseg.run import (
     stopping,
 )
 from sanseg.schedule import (
-    DTYPES,
     NOT_COMPUTED,
     PART_LOSSES,
     TrainConfig,
@@ -59,7 +59,6 @@ from sanseg.schedule import (
 from sanseg.validation import Validation, name_apart
 
 __all__ = [
-    "DTYPES",
     "Part",
     "Report",
     "TrainConfig",
@@ -186,7 +185,7 @@ class _Run:
         self.validation.forget_after(done)
         if self.config.trackers:
             written = self.folder / "trackers"
-            written.mkdir(exist_ok=True)
+            written.mkdir(exist_ok=True)  # wandb would write elsewhere
             options = {"tensorboard": {"purge_step": done}, "wandb": {"dir": str(written)}}
             chosen = {name: options[name] for name in self.config.trackers if name in options}
             self.accelerator.init_trackers("sanseg", plain(asdict(self.config)), chosen)

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sanseg.baselines import METHODS
-from sanseg.cli import app, evaluation_results, shell
+from sanseg.cli import app, shell
 from sanseg.cli.evaluate import TRAINED_ON, read_seen
 from sanseg.data.datasets import SegmentationSet
 from sanseg.data.labelsets import read_labelset
@@ -121,30 +121,6 @@ def test_the_form_of_the_file(run: Evaluate, tiny_san: SAN, monkeypatch: pytest.
     assert written["vocabulary_hash"] == Vocabulary.of(LABELS).hash
     assert (written["resize"], written["short_side"], written["scales"]) == ("evaluation", 64, [1])
     assert (written["split"], written["form"], written["dtype"]) == ("val", "folder", "float32")
-
-
-def test_the_commit_is_that_of_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And not that of whatever repository an environment lies in."""
-    head = evaluation_results.commit()
-    assert head is None or len(head.removesuffix("-dirty")) == 40
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
-    (tmp_path / "own.txt").write_text("a")
-    (tmp_path / "lib" / "cli").mkdir(parents=True)
-    (tmp_path / "lib" / "version.py").write_text("")
-    for command in (["init", "-q"], ["add", "own.txt"], ["commit", "-qm", "a"]):
-        subprocess.run([*git, *command], check=True)
-    monkeypatch.setattr(evaluation_results, "__file__", str(tmp_path / "lib" / "cli" / "here.py"))
-    assert evaluation_results.commit() is None
-    for command in (["add", "lib"], ["commit", "-qm", "b"]):
-        subprocess.run([*git, *command], check=True)
-    sha = subprocess.run(
-        [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    assert evaluation_results.commit() == sha
-    (tmp_path / "own.txt").write_text("b")
-    assert evaluation_results.commit() == f"{sha}-dirty"
-    monkeypatch.setenv("PATH", "")
-    assert evaluation_results.commit() is None
 
 
 def test_several_sets_have_a_mean_and_figures_of_their_own(run: Evaluate) -> None:
@@ -325,6 +301,7 @@ def test_no_labelled_pixel_is_bad_use(run: Evaluate) -> None:
         (("--figure", "out.jpg"), "let it end in .png"),
         (("--json", "pets/dataset.json/out.json"), "dataset.json"),
         (("--expect", "authors"), "the labels of pets are no benchmark's"),
+        (("--expect", "authors", "--method", "simseg"), "are of SAN, the method is simseg"),
         (("--expect", "authors:voc_20"), "not of 'tiny'"),
         (("--expect", "none.json"), "none.json"),
     ],

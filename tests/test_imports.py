@@ -35,7 +35,7 @@ ROWS = (
         "views",
         "baselines",
     },
-    {"segmentation", "losses", "labelmap", "data", "draw", "images", "vocabulary"},
+    {"devices", "segmentation", "losses", "labelmap", "data", "draw", "images", "vocabulary"},
     {"model"},
     {"version"},
 )

@@ -17,8 +17,9 @@ from sanseg.benchmark.memory import photo_bytes
 from sanseg.benchmark.products import Bound, flop, record
 from sanseg.benchmark.report import Measured, Report, Stage, Times
 from sanseg.benchmark.road import STAGES, Stopwatch, plain, walk
+from sanseg.devices import DTYPES
 from sanseg.model.text_cache import TextCache
-from sanseg.segmenter import DTYPES, Segmenter
+from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
 
 Progress = Callable[[str, int, int], None]
@@ -33,7 +34,7 @@ def measure(
     with_plain: bool = True,
     progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Measures each of `dtypes`, keys of `segmenter.DTYPES`, so many rounds long. All networks are in memory at once.
+    """Measures each of `dtypes`, keys of `devices.DTYPES`, so many rounds long. All networks are in memory at once.
 
     Raises ValueError for unknown dtypes, for those that the device cannot compute in, and as `load_san`.
     """

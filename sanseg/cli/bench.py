@@ -15,9 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sanseg.cli.evaluate import check_room
-from sanseg.cli.evaluation_results import commit
-from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, mistakes_in_one_line
+from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, check_room, commit, mistakes_in_one_line
 
 if TYPE_CHECKING:
     from sanseg.benchmark import Case, Measured, Report, Times
@@ -89,8 +87,8 @@ def read_case(
     device: str,
 ) -> Case:
     from sanseg.benchmark import Case
+    from sanseg.devices import find_device
     from sanseg.model.config import SAN_MINI, SAN_VIT_B16, SAN_VIT_L14
-    from sanseg.segmenter import find_device
 
     configs = {config.name: config for config in (SAN_MINI, SAN_VIT_B16, SAN_VIT_L14)}
     if random and (model not in configs or clip is not None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sanseg.cli.evaluation_results import Looks, document, tell, tell_differences, tell_how, write_figures
-from sanseg.cli.shell import BAD_USE, INTERRUPTED, SOME_FAILED, app, complain, mistakes_in_one_line
+from sanseg.cli.shell import (
+    BAD_USE,
+    INTERRUPTED,
+    SOME_FAILED,
+    app,
+    check_room,
+    complain,
+    mistakes_in_one_line,
+)
 from sanseg.cli.team import Team, joined
 
 if TYPE_CHECKING:
@@ -101,7 +108,7 @@ def evaluate(
         with joined(device) as team:
             segmenter, answers = load_model(looks, team)
             known = read_seen(seen, model)
-            expected = find_expected(expect, model, segmenter, sets)
+            expected = find_expected(expect, looks, segmenter, sets)
             console = Console(quiet=quiet or not team.leads)
             found: dict[str, Evaluation] = {}
             for name, dataset in sets.items():
@@ -131,17 +138,6 @@ def evaluate(
             complain(f"left out: {line}")
     if differing or left_out:
         raise typer.Exit(SOME_FAILED)
-
-
-def check_room(path: Path | None, suffix: str) -> None:
-    """Finds out before hours of work that a result could not be written."""
-    if path is None:
-        return
-    if path.suffix.lower() != suffix or path.is_dir():
-        raise ValueError(f"{path} is no name for this file: let it end in {suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path.parent} cannot be written to: choose another folder for {path.name}")
 
 
 def read_scales(text: str) -> tuple[float, ...]:
@@ -213,7 +209,7 @@ def load_model(looks: Looks, team: Team) -> tuple[Segmenter, Answers]:
 
 
 def find_expected(
-    expect: str | None, model: str, segmenter: Segmenter, sets: Mapping[str, SegmentationSet]
+    expect: str | None, looks: Looks, segmenter: Segmenter, sets: Mapping[str, SegmentationSet]
 ) -> dict[str, Figures]:
     """The figures to compare with, of each set."""
     if expect is None:
@@ -222,6 +218,8 @@ def find_expected(
 
     figures = {}
     whose, _, benchmark = expect.partition(":")
+    if whose == "authors" and looks.method != "san":
+        raise ValueError(f"the authors' figures are of SAN, the method is {looks.method}: leave --method out")
     for name, dataset in sets.items():
         if whose == "authors":
             labelset = benchmark or find_labelset(dataset.vocabulary)
@@ -230,7 +228,7 @@ def find_expected(
                     f"the labels of {name} are no benchmark's: say which it is, as --expect authors:ade20k_150"
                 )
             figures[name] = authors_figures(
-                model if model in AUTHORS else segmenter.san.config.name, labelset
+                looks.model if looks.model in AUTHORS else segmenter.san.config.name, labelset
             )
         else:
             figures[name] = read_figures(expect, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from sanseg.cli.shell import commit
 
 if TYPE_CHECKING:
     from sanseg.data.datasets import SegmentationSet
@@ -132,8 +133,8 @@ def document(
     looks: Looks,
 ) -> dict[str, Any]:
     """What --json writes: plain values. Its form is in docs/reproducing-the-paper.md."""
+    from sanseg.devices import name_dtype
     from sanseg.model.checkpoint import fingerprint
-    from sanseg.segmenter import name_dtype
     from sanseg.version import VERSION
 
     each = {
@@ -166,23 +167,6 @@ def document(
         "scales": list(looks.scales),
         "flip": looks.flip,
     }
-
-
-def commit() -> str | None:
-    """Of the checkout that this package runs from, with "-dirty" where it was changed; None where it is none."""
-    package = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str:
-        run = subprocess.run(
-            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True, timeout=10
-        )
-        return run.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "version.py")  # not whatever repository an environment lies in
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def write_figures(

@@ -64,8 +64,9 @@ def segment(
         if no_other and other != "auto":
             raise ValueError("--other and --no-other contradict each other: give one of them")
         vocabulary = read_words(classes, labels, None if no_other else other)
+        from sanseg.devices import name_dtype
         from sanseg.images import find_images
-        from sanseg.segmenter import load, name_dtype
+        from sanseg.segmenter import load
 
         paths = find_images(photos)
         segmenter = load(model, device, dtype=dtype, clip=clip)

@@ -1,9 +1,12 @@
-"""What all commands share: the app, the exit codes, and how a user's mistake is told."""
+"""What all commands share: the app, the exit codes, how a user's mistake is told, and what files of results need."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,6 +50,34 @@ def mistakes_in_one_line() -> Iterator[None]:
 
 def complain(line: str) -> None:
     typer.echo(" ".join(line.split()), err=True)
+
+
+def check_room(path: Path | None, suffix: str) -> None:
+    """Finds out before hours of work that a result could not be written."""
+    if path is None:
+        return
+    if path.suffix.lower() != suffix or path.is_dir():
+        raise ValueError(f"{path} is no name for this file: let it end in {suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path.parent} cannot be written to: choose another folder for {path.name}")
+
+
+def commit() -> str | None:
+    """Of the checkout that this package runs from, with "-dirty" where it was changed; None where it is none."""
+    package = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+        return run.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "version.py")  # not whatever repository an environment lies in
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def show_version(wanted: bool) -> None:

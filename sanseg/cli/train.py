@@ -146,7 +146,7 @@ def train(
     }
     views = {"crop": crop, "short_side": short_side}
     with mistakes_in_one_line(), joined(device) as team:
-        from sanseg.segmenter import find_device
+        from sanseg.devices import find_device
 
         console = Console(quiet=quiet or not team.leads)
         checks = Checks(checked, skip_bad, run, console)

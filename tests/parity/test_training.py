@@ -8,10 +8,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sanseg.data.stream import Batch
@@ -19,13 +17,9 @@ from sanseg.losses import Draws, LossConfig, Target
 from sanseg.model.config import (
     SAN_VIT_B16,
     SAN_VIT_L14,
-    CLIPConfig,
     SANConfig,
-    SideAdapterConfig,
-    TextConfig,
-    VisionConfig,
 )
-from sanseg.model.keymaps import from_official, official_name
+from sanseg.model.keymaps import official_name
 from sanseg.model.san import SAN
 from sanseg.train import (
     Part,
@@ -37,58 +31,14 @@ from sanseg.train import (
     step,
     trainable,
 )
+from tests.parity.case import Case
 from tests.test_train import training_of
 
 CASES = ("default", "l14like")
 
 
-class Golden:
-    """One case of the golden data: a small SAN of the official code, and four steps of its training."""
-
-    def __init__(self, folder: Path) -> None:
-        self.told = json.loads((folder / "config.json").read_text())
-        self.train = json.loads((folder / "train.json").read_text())
-        with np.load(folder / "io.npz") as arrays:
-            self.arrays = {name: arrays[name] for name in arrays.files}
-        self.config = self._config()
-        self.san = SAN(self.config)
-        self.san.load_state_dict(from_official(load_file(folder / "model.safetensors"), self.config))
-
-    def _config(self) -> SANConfig:
-        clip, side = self.told["clip_model_cfg"], self.told["MODEL.SIDE_ADAPTER"]
-        vision, text, san = clip["vision_cfg"], clip["text_cfg"], self.told["MODEL.SAN"]
-        bias, vit = side["ATTN_BIAS"], self.told["side_vit"]
-        fusion = [pair.split("->") for pair in side["FUSION_MAP"]]
-        return SANConfig(
-            name=self.told["case"],
-            clip=CLIPConfig(
-                name=self.told["case"],
-                embed=clip["embed_dim"],
-                vision=VisionConfig(
-                    width=vision["width"],
-                    layers=vision["layers"],
-                    heads=vision["width"] // vision["head_width"],
-                    patch=vision["patch_size"],
-                    grid=vision["image_size"] // vision["patch_size"],
-                ),
-                text=TextConfig(width=text["width"], layers=text["layers"], heads=text["heads"]),
-                quick_gelu=clip["quick_gelu"],
-            ),
-            side=SideAdapterConfig(
-                width=vit["embed_dim"],
-                layers=vit["depth"],
-                heads=vit["num_heads"],
-                patch=vit["patch_size"],
-                grid=side["IMAGE_SIZE"] // vit["patch_size"],
-                queries=side["NUM_QUERIES"],
-                fusion=tuple((int(of), int(into)) for of, into in fusion),
-                readings=tuple(side["DEEP_SUPERVISION_IDXS"]),
-                hidden=bias["MLP_CHANNELS"],
-                channels=bias["EMBED_CHANNELS"],
-            ),
-            split=san["FEATURE_LAST_LAYER_IDX"],
-            clip_scale=san["CLIP_RESOLUTION"],
-        )
+class Golden(Case):
+    """A case, and four steps of its training."""
 
     def tensor(self, name: str) -> Tensor:
         return torch.from_numpy(self.arrays[name])
@@ -125,7 +75,7 @@ class Golden:
         ]
 
     def recipe(self) -> TrainConfig:
-        told = self.train["optimizer_steps"]
+        told = self.trained["optimizer_steps"]
         return TrainConfig(
             iterations=told["max_iter"],
             lr=told["base_lr"],
@@ -170,15 +120,15 @@ def by_official_name(golden: Golden) -> dict[str, torch.nn.Parameter]:
 def test_gradients_equal_the_official_ones(golden: Golden) -> None:
     """Each parameter's gradient after clipping is the official one before, times 0.01 / the total norm."""
     (report,) = golden.steps(1, golden.recipe())
-    assert report.norm == pytest.approx(golden.train["total_grad_norm"], rel=2e-6)
-    clipped = golden.train["optimizer_steps"]["clip"] / report.norm
+    assert report.norm == pytest.approx(golden.trained["total_grad_norm"], rel=2e-6)
+    clipped = golden.trained["optimizer_steps"]["clip"] / report.norm
     parameters = by_official_name(golden)
-    assert parameters.keys() == golden.train["grad"].keys()
+    assert parameters.keys() == golden.trained["grad"].keys()
     stored = 0
     for name, parameter in parameters.items():
         assert parameter.grad is not None
         gradient = parameter.grad / clipped
-        official = golden.train["grad_l2_float64"][name]
+        official = golden.trained["grad_l2_float64"][name]
         assert gradient.norm().item() == pytest.approx(official, rel=1e-4), name
         if f"grad::{name}" in golden.arrays:
             stored += 1
@@ -189,7 +139,7 @@ def test_gradients_equal_the_official_ones(golden: Golden) -> None:
 
 def test_four_steps_equal_the_official_ones(golden: Golden) -> None:
     before = {name: parameter.detach().clone() for name, parameter in by_official_name(golden).items()}
-    told = golden.train["optimizer_steps"]
+    told = golden.trained["optimizer_steps"]
     for report, official in zip(golden.steps(4, golden.recipe()), told["steps"], strict=True):
         assert report.total == pytest.approx(official["total"], rel=1e-5)
         for suffix, losses in zip(("_0", ""), report.losses, strict=True):
