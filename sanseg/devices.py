@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from sanseg.model.san import SAN
-
 # The kinds of device by preference, and whether this machine has one.
 DEVICES: dict[str, Callable[[], bool]] = {
     "cuda": torch.cuda.is_available,
@@ -33,7 +31,7 @@ def find_device(name: str = "auto") -> torch.device:
     return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
-def find_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+def find_dtype(name: str | torch.dtype, device: torch.device | str) -> torch.dtype:
     """A number type by name; "auto" is bfloat16 where the device computes with it natively, else float32.
 
     Raises ValueError for an unknown name.
@@ -41,7 +39,7 @@ def find_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     if isinstance(name, torch.dtype):
         return name
     if name == "auto":
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+        return torch.bfloat16 if _has_bfloat16(torch.device(device)) else torch.float32
     if name not in DTYPES:
         raise ValueError(f"dtype is {name!r}: choose from auto, {', '.join(DTYPES)}")
     return DTYPES[name]
@@ -57,6 +55,6 @@ def _has_bfloat16(device: torch.device) -> bool:
     return any(capabilities().get(name) for name in ("amx_bf16", "avx512_bf16", "sve_bf16"))
 
 
-def name_dtype(san: SAN) -> str:
-    """What a network computes in: a key of DTYPES."""
-    return str(san.nothing.dtype).removeprefix("torch.")
+def name_dtype(dtype: torch.dtype) -> str:
+    """The key of DTYPES that a number type has."""
+    return str(dtype).removeprefix("torch.")

@@ -353,5 +353,5 @@ def test_a_dtype_that_the_device_cannot_do_is_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(SAN, "propose", fail)
     with pytest.raises(ValueError, match=r"the network failed \(not implemented for 'Half'\): choose a"):
         measure(CASE, ["float16"], 1)
-    with pytest.raises(ValueError, match="float8: choose from float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="float8: give at least 1 round, and of float32, bfloat16, float16"):
         measure(CASE, ["float8"], 1)

@@ -150,6 +150,12 @@ def test_the_table_has_each_stage_and_what_else_was_measured(run: Bench) -> None
     assert list(written()["dtypes"]) == ["float32", "bfloat16"]
 
 
+def test_auto_is_told_by_the_type_it_chose(run: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    run("--dtype", "auto")
+    assert list(written()["dtypes"]) == ["bfloat16"]
+
+
 def test_memory_that_is_not_told_is_said(run: Bench, memory: dict[str, int | None]) -> None:
     memory["ours"] = None
     assert "memory beside the model: not measured on this system" in run().stdout
@@ -203,7 +209,7 @@ def test_an_adapter_takes_its_clip_from_another_checkpoint(run: Bench, tiny_san:
         (["--random"], "--random is for the networks of mini, san-vit-b-16, san-vit-l-14"),
         (["--model", "mini", "--random", "--clip", "mini"], "needs no --clip"),
         (["--model", "large"], "'large' is neither the name of a model"),
-        (["--dtype", "float8"], "float8: choose from float32, bfloat16, float16"),
+        (["--dtype", "float8"], "dtype is 'float8': choose from auto, float32, bfloat16, float16"),
         (["--device", "gpu"], "no kind of device called 'gpu'"),
         (["--size", "0", "640"], "a photo of 0x640 pixels"),
         (["--json", "out.txt"], "let it end in .json"),

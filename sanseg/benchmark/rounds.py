@@ -42,7 +42,7 @@ def measure(
     unknown = [dtype for dtype in dtypes if dtype not in DTYPES]
     if unknown or not dtypes or rounds < 1:
         raise ValueError(
-            f"{rounds} rounds of dtypes {', '.join(dtypes)}: choose from {', '.join(DTYPES)}, and at least 1"
+            f"{rounds} rounds of dtypes {', '.join(dtypes)}: give at least 1 round, and of {', '.join(DTYPES)}"
         )
     pieces = iter(range(total := len(dtypes) * (rounds + 3 + with_plain)))
     with TemporaryDirectory(prefix="sanseg-bench-") as folder:

@@ -41,7 +41,7 @@ def bench(
     labels: Annotated[int, typer.Option(min=1, help="How many are asked for.")] = 171,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help="float32 (by default), bfloat16 or float16; give it again to measure several."),
+        typer.Option(help="float32 (by default), bfloat16, float16 or auto; give it again for several."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 7,
@@ -66,9 +66,11 @@ def bench(
         check_room(json, ".json")
         case = read_case(model, clip, random, photo, size, labels, device)
         from sanseg.benchmark import measure
+        from sanseg.devices import find_dtype, name_dtype
 
+        dtypes = [name_dtype(find_dtype(name, case.device)) for name in dtype or ["float32"]]
         with watched(quiet) as progress:
-            report = measure(case, dtype or ["float32"], rounds, with_plain=plain, progress=progress)
+            report = measure(case, dtypes, rounds, with_plain=plain, progress=progress)
         tell(report, Console(quiet=quiet))
         if json is not None:
             from sanseg.images import write_json

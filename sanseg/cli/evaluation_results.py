@@ -159,7 +159,7 @@ def document(
         "model_name": config.name,
         "model_checksum": fingerprint(segmenter.san),
         "method": looks.method,
-        "dtype": name_dtype(segmenter.san),
+        "dtype": name_dtype(segmenter.san.nothing.dtype),
         "device": str(segmenter.device),
         "resize": segmenter.resize,
         "short_side": config.short_side,

@@ -71,7 +71,7 @@ def segment(
         paths = find_images(photos)
         segmenter = load(model, device, dtype=dtype, clip=clip)
         console = Console(quiet=quiet)
-        console.print(f"{escape(model)} on {segmenter.device} in {name_dtype(segmenter.san)}")
+        console.print(f"{escape(model)} on {segmenter.device} in {name_dtype(segmenter.san.nothing.dtype)}")
         failed = segment_all(segmenter, vocabulary, paths, out, console, overlay=overlay, json=json)
         if segmenter.text_cache.trouble:
             complain(segmenter.text_cache.trouble)
