@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from sanseg.data.datasets import SegmentationSet
 from sanseg.model.config import CLIPConfig, SANConfig, SideAdapterConfig, TextConfig, VisionConfig
 from sanseg.model.san import SAN
+from tests.data.test_datasets import stripes, write_set
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -85,3 +88,15 @@ def make_san(config: SANConfig) -> SAN:
         for parameter in san.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return san
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> list[SegmentationSet]:
+    """Two sets with labels of their own; one of their pictures is other all over."""
+    large = stripes().repeat(6, 0).repeat(6, 1)
+    only_other = np.full_like(large, 254)
+    pets = {"p0": large, "p1": large.T.copy(), "p2": only_other}
+    plants = {f"q{number}": np.roll(large, 13 * number, 0) for number in range(2)}
+    pets_folder = write_set(tmp_path / "pets", pets, ["cat | kitten", "dog", "horse"], other=254)
+    plants_folder = write_set(tmp_path / "plants", plants, ["fern", "oak"], other=254)
+    return [SegmentationSet.open(pets_folder), SegmentationSet.open(plants_folder)]

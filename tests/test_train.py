@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from sanseg import train as train_module
 from sanseg.data.datasets import SegmentationSet
@@ -29,7 +28,7 @@ from sanseg.data.transforms import Augmentation
 from sanseg.losses import LossConfig
 from sanseg.model.checkpoint import read_head
 from sanseg.model.san import CLIP_TRAINS, PARTS, SAN
-from sanseg.run import Training, lines_of, save_state, stopping
+from sanseg.run import Training, lines_of
 from sanseg.train import (
     Part,
     TrainConfig,
@@ -64,21 +63,14 @@ def test_warm_up_rises_to_the_schedule() -> None:
     assert rates[10:] == [learning_rate(iteration, cold) for iteration in range(10, 20)]
 
 
-@pytest.fixture
-def sets(tmp_path: Path) -> list[SegmentationSet]:
-    large = stripes().repeat(6, 0).repeat(6, 1)
-    only_other = np.full_like(large, 254)
-    pets = {"p0": large, "p1": large.T.copy(), "p2": only_other}
-    plants = {f"q{number}": np.roll(large, 13 * number, 0) for number in range(2)}
-    pets_folder = write_set(tmp_path / "pets", pets, ["cat | kitten", "dog", "horse"], other=254)
-    plants_folder = write_set(tmp_path / "plants", plants, ["fern", "oak"], other=254)
-    return [SegmentationSet.open(pets_folder), SegmentationSet.open(plants_folder)]
-
-
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The log without what a clock says."""
     told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in CLOCK} for line in told]
+
+
+def states(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["tiny_san", "tiny_stem_san"])
@@ -148,62 +140,6 @@ def test_seeds_differ(tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
     train(tiny_san, sets, replace(FAST, iterations=1), tmp_path / "0", quiet=True)
     train(other_san, sets, replace(FAST, iterations=1, seed=1), tmp_path / "1", quiet=True)
     assert lines(tmp_path / "0")[0]["loss"] != lines(tmp_path / "1")[0]["loss"]
-
-
-def test_the_state_of_another_run_is_refused(
-    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
-) -> None:
-    train(tiny_san, sets, replace(FAST, iterations=3), tmp_path, quiet=True)
-    before = (tmp_path / "metrics.jsonl").read_text()
-    with pytest.raises(ValueError, match=r"another run \(iterations 3, now 6; lr 0.001, now 0.5\)"):
-        train(tiny_san, sets, replace(FAST, lr=0.5), tmp_path, quiet=True)
-    with pytest.raises(ValueError, match=r"another run \(sets"):
-        train(tiny_san, sets[:1], replace(FAST, iterations=3), tmp_path, quiet=True)
-    with torch.no_grad():
-        tiny_san.clip.text.position += 1
-    with pytest.raises(ValueError, match=r"another run \(frozen weights"):
-        train(tiny_san, sets, replace(FAST, iterations=3), tmp_path, quiet=True)
-    with torch.no_grad():
-        tiny_san.clip.text.position -= 1
-    with pytest.raises(ValueError, match=r"part all, now masks; the trained parameters"):
-        train(tiny_san, sets, replace(FAST, iterations=3, part="masks"), tmp_path, quiet=True)
-    assert (tmp_path / "metrics.jsonl").read_text() == before
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut"])
-def test_a_damaged_state_is_passed_over(
-    damage: str,
-    tiny_san: SAN,
-    sets: list[SegmentationSet],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    train(tiny_san, sets, FAST, tmp_path, quiet=True)
-    whole, (old, new) = lines(tmp_path), states(tmp_path)
-    if damage == "empty":
-        save_file({}, new)
-    else:
-        new.write_bytes(new.read_bytes()[:-5])
-    saved: list[int] = []
-    train(tiny_san, sets, FAST, tmp_path, saved=saved.append)
-    assert saved == [6]
-    assert lines(tmp_path) == whole
-    told = "".join(capsys.readouterr().err.split())
-    assert "0000006.safetensorsisdamaged" in told
-    assert "goingonfrom0000003.safetensors" in told
-    for state in (old, new):
-        state.write_bytes(b"")
-    with pytest.raises(ValueError, match="no state of this run is whole"):
-        train(tiny_san, sets, FAST, tmp_path, quiet=True)
-
-
-def states(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").iterdir())
-
-
-def test_the_last_states_are_kept(tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path) -> None:
-    train(tiny_san, sets, replace(FAST, save_every=1, keep=2), tmp_path, quiet=True)
-    assert [path.stem for path in states(tmp_path)] == ["0000005", "0000006"]
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])
@@ -335,14 +271,6 @@ def test_a_signal_saves_then_stops(
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
 
 
-def test_a_second_signal_stops_at_once() -> None:
-    with stopping() as wish:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert wish.asked
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_float16_finds_its_scale_and_goes_on(
     tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
 ) -> None:
@@ -410,110 +338,6 @@ def test_a_checkpoint_says_what_it_was_trained_on(
     train(tiny_san, sets, replace(FAST, iterations=1), tmp_path, quiet=True)
     labels = read_head(tmp_path / "adapter.safetensors").labels
     assert labels == ("cat", "kitten", "dog", "horse", "fern", "oak")
-
-
-def test_a_worker_that_dies_is_told(
-    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(self: SegmentationSet, index: int) -> None:
-        os._exit(1)
-
-    monkeypatch.setattr(SegmentationSet, "__getitem__", die)
-    with pytest.raises(OSError, match=r"a process that loads pictures died .*: use fewer workers"):
-        train(tiny_san, sets, replace(FAST, workers=1), tmp_path, quiet=True)
-
-
-def test_a_worker_that_is_killed_while_the_network_computes_is_told(
-    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a system short of memory does it."""
-    made = train_module.make_part
-
-    def killing(*arguments: Any) -> Part:
-        for worker in multiprocessing.active_children():
-            worker.kill()
-            worker.join()
-        time.sleep(0.2)
-        return made(*arguments)
-
-    monkeypatch.setattr(train_module, "make_part", killing)
-    with pytest.raises(OSError, match=r"a process that loads pictures died .*: use fewer workers"):
-        train(tiny_san, sets, replace(FAST, iterations=50, workers=1), tmp_path, quiet=True)
-
-
-def test_workers_leave_ctrl_c_to_the_one_that_trains(
-    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = train_module.make_part
-
-    def interrupted(*arguments: Any) -> Part:
-        workers = [worker for worker in multiprocessing.active_children() if worker.is_alive()]
-        assert workers
-        for process in (*workers, multiprocessing.current_process()):
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGINT)
-        time.sleep(0.2)
-        return made(*arguments)
-
-    monkeypatch.setattr(train_module, "make_part", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="stopped after 1 iterations, which are saved"):
-        train(tiny_san, sets, replace(FAST, iterations=50, workers=2), tmp_path, quiet=True)
-    monkeypatch.setattr(train_module, "make_part", made)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_read_is_told_in_one_line(
-    workers: int, tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
-) -> None:
-    broken = tmp_path / "pets" / "masks" / "p0.png"
-    broken.write_bytes(b"no mask")
-    with pytest.raises(ValueError, match=r"p0\.png") as raised:
-        train(tiny_san, sets, replace(FAST, workers=workers), tmp_path / "run", quiet=True)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_batch_that_cannot_be_divided_is_refused(
-    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path
-) -> None:
-    with pytest.raises(
-        ValueError, match="batch of 3 cannot be divided among 1 processes with accumulation 2"
-    ):
-        train(tiny_san, sets, replace(FAST, batch=3, accumulation=2), tmp_path, quiet=True)
-
-
-def test_a_folder_that_cannot_be_written_is_refused_first(
-    tiny_san: SAN, sets: list[SegmentationSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(OSError, match=r"taken cannot hold a run .*: choose another folder"):
-        train(tiny_san, sets, FAST, tmp_path / "taken", quiet=True)
-
-    def read_only(path: Path, data: bytes) -> int:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(Path, "write_bytes", read_only)
-    with pytest.raises(OSError, match="Read-only file system"):
-        train(tiny_san, sets, FAST, tmp_path / "run", quiet=True)
-    assert not [*(tmp_path / "run" / "checkpoints").iterdir()]
-
-
-def test_a_failed_save_keeps_the_old_state(
-    tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = training_of(tiny_san, FAST)
-    save_state(tmp_path, training, {}, 1, keep=1)
-    (path,) = states(tmp_path)
-    before = path.read_bytes()
-
-    def full(tensors: object, target: Path, metadata: object) -> None:
-        target.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("sanseg.run.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_state(tmp_path, training, {}, 2, keep=1)
-    assert path.read_bytes() == before
-    assert states(tmp_path) == [path]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(
