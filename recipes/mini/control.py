@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from clip import SETS, name_rows, rows_of
 from measure import SETS as VAL
 from numpy.typing import NDArray
 from stem_weights import load_stem
@@ -27,9 +26,33 @@ from sanseg.data.stream import Batch, Stream
 from sanseg.data.transforms import Augmentation
 from sanseg.evaluate import evaluate
 from sanseg.images import prepare
-from sanseg.model.config import OPENAI_MEAN, OPENAI_STD, SAN_MINI
+from sanseg.model.config import CLIP_MINI, OPENAI_MEAN, OPENAI_STD, SAN_MINI
+from sanseg.model.stem import Lite0Stem
 
+SETS = {  # how often an epoch shows each set
+    "coco_panoptic": 3.0,
+    "coco_things": 1.0,
+    "voc": 0.7,
+    "clothing": 1.0,
+    "facade": 0.5,
+    "msrc": 1.0,
+    "camvid": 1.0,
+}
 CROP = 256
+
+
+def name_rows(prepared: Path) -> dict[str, Tensor]:
+    """Name -> target embedding, of all texts of step 1."""
+    stored = torch.load(prepared, weights_only=True)
+    return dict(zip(stored["texts"], stored["targets"].float(), strict=True))
+
+
+def rows_of(sets: list[SegmentationSet], rows: dict[str, Tensor]) -> list[Tensor]:
+    """Classifier rows (K, E) of each set: the mean over a label's synonyms."""
+    return [
+        F.normalize(torch.stack([sum(rows[n] for n in names) for names in one.vocabulary.names]), dim=-1)
+        for one in sets
+    ]
 
 
 class Control(nn.Module):
@@ -37,10 +60,10 @@ class Control(nn.Module):
 
     def __init__(self, lite0: Path) -> None:
         super().__init__()
-        self.stem, _ = load_stem(lite0, SAN_MINI.clip.vision.width)
+        self.stem = load_stem(lite0, Lite0Stem.NAME, CLIP_MINI.vision.width)
         self.stem.requires_grad_(False)
         self.head = nn.Sequential(
-            nn.Conv2d(112 + 320, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, SAN_MINI.clip.embed, 1)
+            nn.Conv2d(112 + 320, 256, 3, padding=1), nn.ReLU(), nn.Conv2d(256, CLIP_MINI.embed, 1)
         )
         self.logit_scale = nn.Parameter(torch.tensor(15.0).log())
 

@@ -1,89 +1,343 @@
-"""The box, step 3 of 3: a SAN on the small CLIP, which is frozen.
+"""The box, step 2 of 2: a small CLIP's image tower and the SAN beside it, learned together.
 
-    python recipes/mini/san.py --data DATA --run runs/mini
+    python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini
+    python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini --withheld
 
-It reads text.pt and clip.pt of the steps before and trains with `sanseg.train`; the loss of the answer itself is on,
-since query matching alone underfits 2,700 pictures. Stop it at any time and start it again. At the end it writes
-`mini.safetensors`, in float16: copy it to sanseg/model/assets.
+It takes words as step 1's text tower embeds them, and writes `mini.safetensors` (`withheld.safetensors`, of a
+training without the names of withheld.py), in float16. The stem, EfficientNet-Lite2, is frozen, and so is its own
+ImageNet classifier, which guesses at regions in the space of words (`model.stem.Guess`). Learned are the tower's
+blocks and the side adapter:
+
+- SAN's own losses, and that of the answer, half of whose points are drawn evenly over a picture's labels;
+- regions: [SLS] tokens with the ground-truth mask as attention bias name the mask's label, among its set's labels;
+- patches, where the side adapter last reads: so do they, through a head that is thrown away;
+- photos: the whole CLIP names what the photo is called, among all photos' names, and what the classifier sees.
+
+Pictures with rare labels are drawn more often. A picture may be asked another set's labels where the two share most
+of what it shows. Labels' embeddings are shaken, for synonyms lie near them, not on them. What is saved is an average
+of the weights over the last steps. Stop it at any time and start it again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from photos import IMAGENET, held_out, read_photos
+from stem_weights import load_guess, load_stem
+from torch import Tensor, nn
+from withheld import photo_kept, without
 
+from examples import Photos, Pictures
 from sanseg.data.datasets import SegmentationSet
+from sanseg.data.stream import Batch
 from sanseg.data.transforms import Augmentation
-from sanseg.losses import LossConfig
+from sanseg.losses import Draws, LossConfig, Normalisers, Target, reading_losses
+from sanseg.model.clip import Shallow
 from sanseg.model.config import SAN_MINI
 from sanseg.model.san import SAN
+from sanseg.model.text import Classifier, TextEncoder
 from sanseg.model.weights import save_san
-from sanseg.train import TrainConfig, train
 
-SETS = {  # how often an epoch shows each set
-    "coco_panoptic": 3.0,
-    "coco_things": 1.0,
-    "voc": 0.7,
-    "clothing": 1.0,
-    "facade": 0.7,
-    "msrc": 1.0,
-    "camvid": 1.0,
+SETS = {  # how often a picture is drawn of each set
+    "coco_panoptic": 450,
+    "coco_things": 330,
+    "voc": 620,
+    "clothing": 550,
+    "facade": 330,
+    "msrc": 330,
+    "camvid": 230,
 }
-LOSS = LossConfig(
-    points=1_024,
-    count_unknown=False,
-    answer_weight=4.0,
-    answer_points=1_024,
-)
+LOSS = LossConfig(points=1_024, count_unknown=False, answer_weight=4.0, answer_points=1_024)
+OTHERS = {"region": 1.0, "early": 0.5, "photo": 0.5}  # weights of the losses that are not SAN's
+CROP = 256
+HARDNESS = (
+    3.0,
+    12.0,
+)  # how strongly a ground-truth bias turns [SLS] tokens away from the rest of the picture
+SHAKEN = 0.3  # length of the noise that a label's unit embedding gets, in half of the steps
+LEARNING_RATE, WARM_UP = 8e-4, 100
+AVERAGE = 0.995  # how much of the average of weights a step keeps
 
 
-def untrained(run: Path) -> SAN:
-    """A SAN with the CLIP of steps 1 and 2 and a fresh side adapter."""
-    torch.manual_seed(0)
+class Learner(nn.Module):
+    """The SAN, with a throw-away head on the patches where its side adapter last reads."""
+
+    def __init__(self, lite2: Path, text: Path, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.san = SAN(SAN_MINI)
+        self.san.clip.text.load_state_dict(torch.load(text, weights_only=True)["tower"])
+        self.words = TextEncoder(self.san.clip.text.eval())
+        vision = SAN_MINI.clip.vision
+        self.early = nn.Linear(vision.width, SAN_MINI.clip.embed)
+        tower = self.san.clip.visual
+        tower.stem = load_stem(lite2, vision.stem, vision.width)
+        load_guess(lite2, tower.guess)
+        nn.init.normal_(tower.class_token, std=0.02)
+        with torch.no_grad():
+            tower.guess.names.copy_(self.embed(classes))
+            self.san.clip.logit_scale.fill_(np.log(15.0))
+            self.san.side_adapter.query.mul_(0.1)
+            self.san.side_adapter.query_position.mul_(0.1)
+        self.requires_grad_(True)
+        for frozen in (tower.stem.first, tower.stem.stages, tower.guess, self.san.clip.text):
+            frozen.requires_grad_(False)
+
+    @torch.no_grad()
+    def embed(self, names: Sequence[str]) -> Tensor:
+        """Classifier rows (len(names), E)."""
+        return self.words(names, SAN_MINI.templates)
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: one for name, one in self.named_parameters() if one.requires_grad}
+
+    def losses(
+        self, batch: Batch, photos: Batch, named: Tensor, rows: Sequence[Tensor], names: Tensor, step: int
+    ) -> dict[str, Tensor]:
+        """rows: (K, E) of each set. named: int64 (photos,), which of `names` (M, E) each is called."""
+        san, side = self.san, SAN_MINI.side
+        generator = torch.Generator().manual_seed(step)
+        rows = [shaken(one, generator) for one in rows]
+        targets = [
+            Target.from_index_map(index_map, len(rows[source]))
+            for index_map, source in zip(batch.index_maps, batch.sources, strict=True)
+        ]
+        regions, labels = region_masks(targets, side.mask_stride)
+        hardness = torch.empty(*regions.shape[:2], 1, 1).uniform_(*HARDNESS, generator=generator)
+        pictures = len(batch.images)
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted = {block for block, _ in side.fusion}
+            both = torch.cat([batch.images, photos.images])
+            shallow = san.clip.visual.shallow(both, SAN_MINI.split, wanted)
+            early = self.early(shallow.tokens[:pictures, 1:])
+            whole = of_whole(san, shallow, pictures)
+            shallow = first(shallow, pictures)
+            ((masks, biases),) = san.side_adapter(batch.images, shallow, auxiliary=False)
+            inside = F.adaptive_max_pool2d(regions, shallow.grid)
+            biases = torch.cat(
+                [biases, ((inside - 1) * hardness)[:, None].expand(-1, biases.shape[1], -1, -1, -1)], 2
+            )
+            certain = (regions - 0.5) * 20  # a ground-truth mask as logits
+            embedded = san.recognise(shallow, torch.cat([masks, certain.to(masks.dtype)], 1), biases)
+        proposed, asked = embedded.float().split([side.queries, regions.shape[1]], dim=1)
+        classifiers = [Classifier.build(one, san.nothing, san.clip.logit_scale) for one in rows]
+        logits = [classifiers[s].logits(one) for s, one in zip(batch.sources, proposed, strict=True)]
+        draws = Draws.make(targets, side.queries, LOSS, generator)
+        draws = replace(
+            draws, answer=even_draws(targets, [len(rows[s]) for s in batch.sources], draws.answer)
+        )
+        counted = Normalisers.count(targets, [len(rows[s]) for s in batch.sources], side.queries, LOSS)
+        own = reading_losses(logits, masks, targets, draws, LOSS, counted)
+        scale = san.clip.logit_scale.exp().clamp(max=50)
+        region, shown = [], []
+        wanted_BL = patch_labels(batch.index_maps, generator)
+        for number, source in enumerate(batch.sources):
+            count = len(labels[number])
+            if count:
+                guessed = scale * asked[number, :count] @ rows[source].T
+                region.append(F.cross_entropy(guessed, labels[number], reduction="none"))
+            known = wanted_BL[number] < len(rows[source])
+            tokens = F.normalize(early[number][known].float(), dim=-1)
+            shown.append(
+                F.cross_entropy(scale * tokens @ rows[source].T, wanted_BL[number][known], reduction="none")
+            )
+        return {
+            "classification": LOSS.class_weight * own.classification,
+            "mask": LOSS.mask_weight * own.mask,
+            "dice": LOSS.dice_weight * own.dice,
+            "answer": LOSS.answer_weight * own.answer,
+            "region": OTHERS["region"] * torch.cat(region).mean(),
+            "early": OTHERS["early"] * torch.cat(shown).mean(),
+            "photo": OTHERS["photo"] * F.cross_entropy(scale * whole.float() @ names.T, named),
+        }
+
+
+def of_whole(san: SAN, shallow: Shallow, start: int) -> Tensor:
+    """The plain CLIP's embeddings (B, E) of the pictures from number `start` on."""
+    visual, tokens = san.clip.visual, shallow.tokens[start:]
+    for block in visual.blocks[shallow.passed :]:
+        tokens = block(tokens)
+    guess = shallow.guess[start:]
+    return visual.guess.join(visual.embed(tokens[:, :1]), guess, torch.ones_like(guess[:, :1]))[:, 0]
+
+
+def first(shallow: Shallow, count: int) -> Shallow:
+    """Of the first so many pictures."""
+    return replace(
+        shallow,
+        features={passed: feature[:count] for passed, feature in shallow.features.items()},
+        tokens=shallow.tokens[:count],
+        fine=shallow.fine[:count],
+        guess=shallow.guess[:count],
+    )
+
+
+def shaken(rows_KE: Tensor, generator: torch.Generator) -> Tensor:
+    if torch.rand((), generator=generator) < 0.5:
+        return rows_KE
+    noise = F.normalize(torch.randn(rows_KE.shape, generator=generator), dim=-1)
+    return F.normalize(rows_KE + SHAKEN * noise, dim=-1)
+
+
+def region_masks(targets: Sequence[Target], stride: int) -> tuple[Tensor, list[Tensor]]:
+    """Ground-truth masks (B, T, h, w) on the mask grid, padded to the most masks of a picture; and their labels."""
+    pooled = [F.avg_pool2d(one.masks.float()[:, None], stride)[:, 0] for one in targets]
+    most = max(1, *(len(one) for one in pooled))
+    padded = torch.stack([F.pad(one, (0, 0, 0, 0, 0, most - len(one))) for one in pooled])
+    return padded, [one.labels for one in targets]
+
+
+def patch_labels(index_maps: Tensor, generator: torch.Generator) -> Tensor:
+    """The label of one random pixel of every 16 x 16: (B, h w)."""
+    B, H, W = index_maps.shape
+    cells = index_maps.view(B, H // 16, 16, W // 16, 16).transpose(2, 3).reshape(B, -1, 256)
+    return cells.gather(2, torch.randint(256, (*cells.shape[:2], 1), generator=generator))[..., 0]
+
+
+def even_draws(targets: Sequence[Target], counts: Sequence[int], draws_BA: Tensor) -> Tensor:
+    """The draws of the answer loss, so that the second half of them falls evenly on the labels of each picture.
+
+    A draw says which of the picture's known pixels is meant: see `losses.answer_loss`.
+    """
+    even = draws_BA.clone()
+    half = draws_BA.shape[1] // 2
+    for number, (target, labels) in enumerate(zip(targets, counts, strict=True)):
+        ids = target.index_map[~target.unknown(labels)]
+        if len(ids) == 0:
+            continue
+        order = ids.argsort(stable=True)
+        _, sizes = ids[order].unique_consecutive(return_counts=True)
+        chosen = torch.arange(draws_BA.shape[1] - half) % len(sizes)
+        starts = sizes.cumsum(0) - sizes
+        place = order[starts[chosen] + (draws_BA[number, half:] * sizes[chosen]).long()]
+        even[number, half:] = (place + 0.5) / len(ids)
+    return even
+
+
+def batches(
+    pictures: Pictures, photos: Photos, step: int, size: int, others: int
+) -> Iterator[tuple[Batch, Batch, Tensor]]:
+    """Step after step, one step ahead in a thread."""
+
+    def load(number: int) -> tuple[Batch, Batch, Tensor]:
+        some = [photos[number * others + i] for i in range(others)]
+        return (
+            Batch.of([pictures[number * size + i] for i in range(size)]),
+            Batch.of(some),
+            torch.tensor([one.source for one in some]),
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(load, step)
+        while True:
+            step += 1
+            now, ahead = ahead, pool.submit(load, step)
+            yield now.result()
+
+
+def optimizer_of(learner: Learner) -> torch.optim.AdamW:
+    trained = learner.trained.values()
+    return torch.optim.AdamW(
+        [
+            {"params": [one for one in trained if one.ndim > 1], "weight_decay": 0.05},
+            {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.98),
+    )
+
+
+def write(path: Path, weights: dict[str, Tensor]) -> None:
+    """The SAN of a Learner's weights."""
     san = SAN(SAN_MINI)
-    learned = torch.load(run / "clip.pt", weights_only=True)["learner"]
-    tower = {
-        name.removeprefix("tower."): value for name, value in learned.items() if name.startswith("tower.")
-    }
-    san.clip.visual.load_state_dict(tower)
-    san.clip.text.load_state_dict(torch.load(run / "text.pt", weights_only=True)["tower"])
-    with torch.no_grad():
-        san.clip.logit_scale.copy_(learned["logit_scale"])
-        san.side_adapter.query.mul_(0.1)
-        san.side_adapter.query_position.mul_(0.1)
-    return san.eval()
+    san.load_state_dict(
+        {name.removeprefix("san."): one for name, one in weights.items() if name.startswith("san.")}
+    )
+    save_san(path, san, kind="san", dtype=torch.float16)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2100)
+    for name in ("--data", "--lite2", "--run"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--withheld", action="store_true", help="train without the names of withheld.py")
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--crop", type=int, default=320)
+    parser.add_argument("--photos", type=int, default=4)
     options = parser.parse_args()
-    sets = [SegmentationSet.open(options.data / name) for name in SETS]
-    config = TrainConfig(
-        iterations=options.steps,
-        batch=options.batch,
-        lr=6e-4,
-        weight_decay=0.02,
-        clip=1.0,
-        warmup=100,
-        dtype="bfloat16",
-        trains="none",  # nothing is gained from moving CLIP's positions: it saw these pictures
-        save_every=100,
-        repeats=tuple(SETS.values()),
-        loss=LOSS,
-        augmentation=Augmentation(short_side=320, scale=(0.6, 1.3), crop=options.crop),
+    name = "withheld" if options.withheld else "mini"
+    torch.manual_seed(0)
+    sets = [SegmentationSet.open(options.data / one) for one in SETS]
+    photos = read_photos(options.data / "photos")
+    classes = [one.name for one in photos if one.source == IMAGENET]
+    photos = [one for one in photos if one not in set(held_out(photos))]
+    if options.withheld:
+        sets, photos = [without(one) for one in sets], [one for one in photos if photo_kept(one.name)]
+    called = list(dict.fromkeys(one.name for one in photos))
+    pictures = Pictures(sets, list(SETS.values()), Augmentation(short_side=320, scale=(0.6, 1.3), crop=CROP))
+    named = Photos(photos, called, Augmentation(short_side=288, scale=(0.9, 1.2), crop=CROP))
+
+    learner = Learner(options.lite2, options.run / "text.pt", classes)
+    with torch.no_grad():
+        classifiers = [learner.words.rows(one.vocabulary.names, SAN_MINI.templates) for one in sets]
+    names = learner.embed(called)
+    optimizer = optimizer_of(learner)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / WARM_UP, max(0.0, 1 - n / options.steps) ** 0.9)
     )
-    san = untrained(options.run)
-    train(san, sets, config, options.run / "san")
-    save_san(options.run / "mini.safetensors", san, kind="san", dtype=torch.float16)
+    average = {key: value.detach().clone() for key, value in learner.state_dict().items()}
+    step, checkpoint = 0, options.run / f"{name}.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for key, part in (("learner", learner), ("optimizer", optimizer), ("schedule", schedule)):
+            part.load_state_dict(state[key])
+        step, average = state["step"], state["average"]
+    log, started, means = (options.run / f"{name}.jsonl").open("a"), time.time(), {}
+    for batch, some_photos, which in batches(pictures, named, step, options.batch, options.photos):
+        if step >= options.steps:
+            break
+        parts = learner.losses(batch, some_photos, which, classifiers, names, step)
+        optimizer.zero_grad()
+        torch.stack(list(parts.values())).sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_(learner.trained.values(), 1.0)
+        if not norm.isfinite():
+            raise FloatingPointError(f"step {step}: the gradient is not finite, on {', '.join(batch.names)}")
+        optimizer.step()
+        schedule.step()
+        step += 1
+        kept = min(AVERAGE, step / (step + 10))  # early on, what was first is soon forgotten
+        with torch.no_grad():
+            for key, one in learner.trained.items():
+                average[key].lerp_(one, 1 - kept)
+        for key, part in parts.items():
+            means[key] = means.get(key, 0.0) + part.item() / 25
+        if step % 25 == 0:
+            line = {"step": step, **{key: round(value, 4) for key, value in means.items()}}
+            line |= {
+                "scale": learner.san.clip.logit_scale.exp().item(),
+                "seconds": round(time.time() - started),
+            }
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            print(line, flush=True)
+            means = {}
+        if step % 100 == 0 or step == options.steps:
+            state = {"learner": learner.state_dict(), "average": average, "step": step}
+            state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            torch.save(state, f"{checkpoint}.part")
+            Path(f"{checkpoint}.part").replace(checkpoint)
+            write(options.run / f"{name}.safetensors", average)
 
 
 if __name__ == "__main__":

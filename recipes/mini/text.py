@@ -8,7 +8,10 @@ are read too, where they are. DIR of --minilm: all-MiniLM-L6-v2
 WordNet 3.0. About 30 minutes on one core; stop it at any time and start it again.
 
 Targets are the teacher's embeddings less their mean, reduced to the shared width by PCA: without the mean,
-unrelated names are orthogonal, so that a temperature can tell them apart.
+unrelated names are orthogonal, so that a temperature can tell them apart. Nouns that WordNet holds for synonyms are
+drawn together, for the teacher does not know all of them; those of recipes/mini/synonyms.txt are not, so that the
+measure of synonyms stays one. Captions with withheld names (withheld.py) are left out, so that the same tower serves
+the training with names withheld.
 """
 
 from __future__ import annotations
@@ -23,12 +26,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from vocabularies import read_pairs
+from withheld import caption_kept
 
 from sanseg.model.config import CLIP_MINI
 from sanseg.model.text import TextTower
 from sanseg.model.tokenizer import Tokenizer
 
 THINGS = {"05", "06", "08", "13", "15", "17", "18", "19", "20", "27"}  # WordNet's files of what can be seen
+TOGETHER = 0.6  # of the way from a noun to the mean of its synonyms
 LOOKS = [
     "red",
     "green",
@@ -69,16 +75,34 @@ LOOKS = [
 ]
 
 
-def wordnet_nouns(folder: Path) -> list[str]:
-    """Lemmas of visible things; instances (one city, one person) are left out."""
-    lemmas: dict[str, None] = {}
+def wordnet_synsets(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Lemmas of visible things by the id of their synset; instances (one city, one person) are left out."""
+    synsets = {}
     for line in (folder / "data.noun").read_text(encoding="utf-8").splitlines():
         fields = line.split(" ")
         if line.startswith(" ") or fields[1] not in THINGS or " @i " in line:
             continue
-        for number in range(int(fields[3], 16)):
-            lemmas[fields[4 + 2 * number].replace("_", " ")] = None
-    return list(lemmas)
+        synsets[fields[0]] = tuple(fields[4 + 2 * n].replace("_", " ") for n in range(int(fields[3], 16)))
+    return synsets
+
+
+def wordnet_synonyms(folder: Path, synsets: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Lemmas that share the sense that is the first of each: what they mean when nothing else is said.
+
+    A synset that holds a word which the measure of synonyms asks for is left out.
+    """
+    first = {}
+    for line in (folder / "index.noun").read_text(encoding="utf-8").splitlines():
+        if not line.startswith(" "):
+            fields = line.split()
+            first[fields[0].replace("_", " ")] = fields[-int(fields[2])]
+    asked = {synonym.casefold() for synonym in read_pairs().values()}
+    groups = []
+    for synset, lemmas in synsets.items():
+        alike = tuple(lemma for lemma in lemmas if first.get(lemma.casefold()) == synset)
+        if len(alike) > 1 and not asked & {lemma.casefold() for lemma in lemmas}:
+            groups.append(alike)
+    return groups
 
 
 def label_names(data: Path) -> list[str]:
@@ -99,10 +123,10 @@ def label_names(data: Path) -> list[str]:
 def corpus(data: Path, wordnet: Path, seed: int = 0) -> tuple[list[str], list[float]]:
     """Texts and how often each is drawn."""
     generator = random.Random(seed)
-    labels, nouns = label_names(data), wordnet_nouns(wordnet)
-    captions = [
-        line.strip() for line in (data / "text/captions_coco.txt").read_text(encoding="utf-8").splitlines()
-    ]
+    labels = label_names(data)
+    nouns = list(dict.fromkeys(lemma for lemmas in wordnet_synsets(wordnet).values() for lemma in lemmas))
+    lines = (data / "text/captions_coco.txt").read_text(encoding="utf-8").splitlines()
+    captions = [line.strip() for line in lines if caption_kept(line)]
     weight: dict[str, float] = {}
     for texts, share in ((captions, 0.15), (nouns, 0.35)):
         weight |= {text: share / len(texts) for text in texts if text}
@@ -150,6 +174,16 @@ def targets(texts: list[str], weight: Tensor, teacher: Tensor, width: int) -> Te
     return F.normalize(centred @ directions[:width].T, dim=-1)
 
 
+def drawn_together(texts: list[str], rows: Tensor, groups: list[tuple[str, ...]]) -> Tensor:
+    """Targets (len(texts), E), each of a group moved by TOGETHER towards the mean of its group, unit length."""
+    place = {text: number for number, text in enumerate(texts)}
+    moved = rows.clone()
+    for group in groups:
+        some = [place[text] for text in group]
+        moved[some] = rows[some].lerp(F.normalize(rows[some].mean(0), dim=-1), TOGETHER)
+    return F.normalize(moved, dim=-1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -166,8 +200,11 @@ def main() -> None:
     if not prepared.exists():
         texts, weights = corpus(options.data, options.wordnet)
         weight = torch.tensor(weights)
-        rows = targets(texts, weight, teach(texts, options.minilm), CLIP_MINI.embed).half()
-        torch.save({"texts": texts, "weight": weight, "targets": rows}, f"{prepared}.part")
+        rows = targets(texts, weight, teach(texts, options.minilm), CLIP_MINI.embed)
+        rows = drawn_together(
+            texts, rows, wordnet_synonyms(options.wordnet, wordnet_synsets(options.wordnet))
+        )
+        torch.save({"texts": texts, "weight": weight, "targets": rows.half()}, f"{prepared}.part")
         Path(f"{prepared}.part").replace(prepared)
     stored = torch.load(prepared, weights_only=True)
     texts, weight, wanted = stored["texts"], stored["weight"], stored["targets"]

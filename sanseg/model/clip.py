@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sanseg.model.config import CLIPConfig
-from sanseg.model.stem import STEMS
+from sanseg.model.stem import STEMS, Guess
 from sanseg.model.text import LAYER_NORM_EPS, TextTower
 from sanseg.model.transformer import Block, drawn, recognition_mask, resize_position
 
@@ -26,6 +26,7 @@ class Shallow:
     features: {blocks passed: (B, D, h, w)}, without the class token.
     tokens: (B, 1 + h w, D) after the last of these blocks, class token first.
     fine: (B, C, h', w') the stem's finer features; None for a stem without.
+    guess: (B, E, h'', w'') what the stem's own classifier makes of each place (`Guess`); None without one.
     """
 
     passed: int
@@ -33,6 +34,7 @@ class Shallow:
     tokens: Tensor
     grid: tuple[int, int]
     fine: Tensor | None
+    guess: Tensor | None
 
 
 class VisionTower(nn.Module):
@@ -45,6 +47,11 @@ class VisionTower(nn.Module):
             raise ValueError(f"stem {vision.stem!r} is unknown: use one of {', '.join(map(repr, STEMS))}")
         self.config = vision
         self.stem = STEMS[vision.stem](vision.width, vision.patch)
+        if vision.classes and not self.stem.COARSE_CHANNELS:
+            raise ValueError(f"the stem {vision.stem!r} has no classifier of {vision.classes} classes: use 0")
+        self.guess = (
+            Guess(self.stem.COARSE_CHANNELS, vision.classes, config.embed) if vision.classes else None
+        )
         self.class_token = nn.Parameter(torch.zeros(vision.width))
         self.position = drawn(1 + vision.grid**2, vision.width, std=0.02)
         self.norm_pre = nn.LayerNorm(vision.width, eps=LAYER_NORM_EPS)
@@ -57,13 +64,8 @@ class VisionTower(nn.Module):
 
     def shallow(self, image_B3HW: Tensor, blocks: int, wanted: Collection[int]) -> Shallow:
         """The first `blocks` blocks; features after each number of blocks in `wanted` (0: after norm_pre)."""
-        patches_BDhw, fine = self.stem(image_B3HW)
-        return self.shallow_of(patches_BDhw, fine, blocks, wanted)
-
-    def shallow_of(
-        self, patches_BDhw: Tensor, fine: Tensor | None, blocks: int, wanted: Collection[int]
-    ) -> Shallow:
-        """As `shallow`, from what the stem made of the pictures."""
+        patches_BDhw, fine, coarse = self.stem(image_B3HW)
+        guess = None if self.guess is None else self.guess(coarse)
         B, D, h, w = patches_BDhw.shape
         tokens = torch.cat(
             [self.class_token.to(patches_BDhw.dtype).expand(B, 1, D), patches_BDhw.flatten(2).mT], 1
@@ -76,7 +78,7 @@ class VisionTower(nn.Module):
                 tokens = self.blocks[passed - 1](tokens)
             if passed in wanted:
                 features[passed] = tokens[:, 1:].mT.unflatten(2, (h, w))
-        return Shallow(blocks, features, tokens, (h, w), fine)
+        return Shallow(blocks, features, tokens, (h, w), fine, guess)
 
     def recognise(self, shallow: Shallow, bias_BNQhw: Tensor) -> Tensor:
         """Region embeddings (B, Q, E), unit length (Sec. 3.3): [SLS] tokens through the remaining blocks.
@@ -100,8 +102,11 @@ class VisionTower(nn.Module):
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
         """Plain CLIP: normalised pictures (B, 3, H, W) to unit vectors (B, E)."""
-        layers = len(self.blocks)
-        return self.embed(self.shallow(image_B3HW, layers, ()).tokens[:, 0])
+        seen = self.shallow(image_B3HW, len(self.blocks), ())
+        embedded = self.embed(seen.tokens[:, :1])
+        if self.guess is not None and seen.guess is not None:
+            embedded = self.guess.join(embedded, seen.guess, torch.ones_like(seen.guess[:, :1]))
+        return embedded[:, 0]
 
 
 def max_pool_to(maps_BChw: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -22,7 +22,8 @@ class VisionConfig:
     """CLIP's image tower: a ViT whose tokens come from one convolution, or from a convolutional stem.
 
     `grid` is the side of the square grid that the positional embedding was made for.
-    `stem` is "" for CLIP's own patch convolution, else a key of `model.stem.STEMS`.
+    `stem` is "" for CLIP's own patch convolution, else a key of `model.stem.STEMS`; `classes` of its own classifier
+    are kept for `model.stem.Guess`, 0 for none.
     """
 
     width: int
@@ -31,6 +32,7 @@ class VisionConfig:
     patch: int
     grid: int
     stem: str = ""
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,9 @@ SAN_VIT_L14 = SANConfig(
 CLIP_MINI = CLIPConfig(
     name="mini-clip",
     embed=256,
-    vision=VisionConfig(width=256, layers=4, heads=4, patch=16, grid=20, stem="efficientnet-lite0"),
+    vision=VisionConfig(
+        width=256, layers=4, heads=4, patch=16, grid=20, stem="efficientnet-lite2", classes=1_000
+    ),
     text=TextConfig(width=256, layers=4, heads=4, context=48, merges=12_000),
 )
 SAN_MINI = SANConfig(

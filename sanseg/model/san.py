@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sanseg.model.clip import CLIP
+from sanseg.model.clip import CLIP, Shallow
 from sanseg.model.config import SANConfig
 from sanseg.model.side_adapter import SideAdapter
 from sanseg.model.transformer import Block, drawn
@@ -61,9 +61,18 @@ class SAN(nn.Module):
         shallow = self.clip.visual.shallow(self.clip_image(image_B3HW), self.config.split, wanted)
         masks, biases = zip(*self.side_adapter(image_B3HW, shallow, auxiliary=auxiliary), strict=True)
         # [SLS] tokens do not see each other: those of all readings ride through CLIP's deep blocks together.
-        region_BQE = self.clip.visual.recognise(shallow, torch.cat(biases, dim=2))
+        region_BQE = self.recognise(shallow, torch.cat(masks, dim=1), torch.cat(biases, dim=2))
         regions = region_BQE.split(self.config.side.queries, dim=1)
         return [Proposals(*proposed) for proposed in zip(masks, regions, strict=True)]
+
+    def recognise(self, shallow: Shallow, mask_logits_BQhw: Tensor, bias_BNQhw: Tensor) -> Tensor:
+        """Region embeddings (B, Q, E), unit length: CLIP's, and its stem's guess of what each mask holds, if any."""
+        visual = self.clip.visual
+        region_BQE = visual.recognise(shallow, bias_BNQhw)
+        if visual.guess is None or shallow.guess is None:
+            return region_BQE
+        share_BQhw = F.adaptive_avg_pool2d(mask_logits_BQhw.sigmoid(), shallow.guess.shape[2:])
+        return visual.guess.join(region_BQE, shallow.guess, share_BQhw)
 
     def clip_image(self, image_B3HW: Tensor) -> Tensor:
         """The picture as CLIP sees it, smaller by `config.clip_scale`."""

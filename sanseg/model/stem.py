@@ -13,15 +13,15 @@ from torch import Tensor, nn
 class PatchStem(nn.Module):
     """One convolution of `patch` x `patch` pixels, without bias: CLIP's."""
 
-    FINE_CHANNELS = 0  # it has no finer features
+    FINE_CHANNELS = COARSE_CHANNELS = 0  # it has no finer and no coarser features
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(3, width, patch, patch, bias=False)
 
-    def forward(self, image_B3HW: Tensor) -> tuple[Tensor, None]:
-        """(B, D, h, w), and no finer features."""
-        return self.convolution(image_B3HW), None
+    def forward(self, image_B3HW: Tensor) -> tuple[Tensor, None, None]:
+        """(B, D, h, w), and neither finer nor coarser features."""
+        return self.convolution(image_B3HW), None, None
 
 
 # EfficientNet-Lite0 (TensorFlow's TPU models, 2020): kernel, stride, expansion, channels, repeats of each stage.
@@ -34,7 +34,17 @@ LITE0_STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-LITE0_FINE, LITE0_MIDDLE = 2, 4  # stages whose outputs are read: stride 8, stride 16; and the last, stride 32
+LITE2_STAGES = (  # the same, 1.1 times as wide and 1.2 times as deep
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 3),
+    (5, 2, 6, 48, 3),
+    (3, 2, 6, 88, 4),
+    (5, 1, 6, 120, 4),
+    (5, 2, 6, 208, 5),
+    (3, 1, 6, 352, 1),
+)
+GUESS_CHANNELS = 1_280  # between an EfficientNet-Lite's last stage and its classes
+FINE, MIDDLE = 2, 4  # stages whose outputs are read: stride 8, stride 16; and the last, stride 32
 
 
 class SameConvolution(nn.Conv2d):
@@ -66,21 +76,25 @@ class InvertedBottleneck(nn.Module):
         return x + out if self.residual else out
 
 
-class Lite0Stem(nn.Module):
-    """EfficientNet-Lite0 without its head: stride 16 and stride 32 joined and projected to `width`.
+class LiteStem(nn.Module):
+    """An EfficientNet-Lite without its head: stride 16 and stride 32 joined and projected to `width`.
 
-    It was trained on RGB scaled to -1..1, so CLIP's normalisation is turned into that one first.
+    It was trained on RGB scaled to -1..1; so that it takes CLIP's normalisation, the difference is folded into the
+    first convolution.
     """
 
-    FINE_CHANNELS = 40  # of the features at stride 8
+    NAME: str
+    STAGES: tuple[tuple[int, int, int, int, int], ...]
+    FINE_CHANNELS: int  # of the features at stride 8
+    COARSE_CHANNELS: int  # of those at stride 32
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
         if patch != 16:
-            raise ValueError(f"patch is {patch}: the stem 'efficientnet-lite0' gives one token for 16 pixels")
+            raise ValueError(f"patch is {patch}: the stem {self.NAME!r} gives one token for 16 pixels")
         self.first = SameConvolution(3, 32, 3, 2)
         stages, channels = [], 32
-        for kernel, stride, expansion, out, repeats in LITE0_STAGES:
+        for kernel, stride, expansion, out, repeats in self.STAGES:
             blocks = []
             for number in range(repeats):
                 blocks.append(
@@ -89,18 +103,18 @@ class Lite0Stem(nn.Module):
                 channels = out
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        self.norm = nn.LayerNorm(LITE0_STAGES[LITE0_MIDDLE][3] + channels)
-        self.project = nn.Linear(LITE0_STAGES[LITE0_MIDDLE][3] + channels, width)
+        self.norm = nn.LayerNorm(self.STAGES[MIDDLE][3] + channels)
+        self.project = nn.Linear(self.STAGES[MIDDLE][3] + channels, width)
 
     def features(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What Lite0 sees at strides 8, 16 and 32: (B, 40, .., ..), (B, 112, .., ..), (B, 320, .., ..)."""
+        """What it sees at strides 8, 16 and 32: (B, C, .., ..) each, C as in STAGES."""
         # Channels last: twice as fast on a CPU in float32, three times in bfloat16.
         x = F.relu6(self.first(image_B3HW.contiguous(memory_format=torch.channels_last)))
         taken = []
         for stage in self.stages:
             x = stage(x)
             taken.append(x)
-        return taken[LITE0_FINE], taken[LITE0_MIDDLE], x
+        return taken[FINE], taken[MIDDLE], x
 
     def join(self, middle: Tensor, last: Tensor) -> Tensor:
         """Strides 16 and 32 to tokens (B, D, h, w) at stride 16."""
@@ -109,10 +123,58 @@ class Lite0Stem(nn.Module):
         tokens: Tensor = self.project(self.norm(joined))
         return tokens.permute(0, 3, 1, 2)
 
-    def forward(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D, h, w) at stride 16, and (B, 40, 2 h, 2 w) at stride 8."""
+    def forward(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D, h, w) at stride 16, (B, FINE_CHANNELS, 2 h, 2 w) at 8, (B, COARSE_CHANNELS, h/2, w/2) at 32."""
         fine, middle, last = self.features(image_B3HW)
-        return self.join(middle, last), fine
+        return self.join(middle, last), fine, last
 
 
-STEMS: dict[str, type[PatchStem | Lite0Stem]] = {"": PatchStem, "efficientnet-lite0": Lite0Stem}
+class Lite0Stem(LiteStem):
+    """EfficientNet-Lite0: 2.9 M parameters."""
+
+    NAME, STAGES = "efficientnet-lite0", LITE0_STAGES
+    FINE_CHANNELS, COARSE_CHANNELS = STAGES[FINE][3], STAGES[-1][3]
+
+
+class Lite2Stem(LiteStem):
+    """EfficientNet-Lite2: 4.3 M parameters, half as many operations again, better features."""
+
+    NAME, STAGES = "efficientnet-lite2", LITE2_STAGES
+    FINE_CHANNELS, COARSE_CHANNELS = STAGES[FINE][3], STAGES[-1][3]
+
+
+class Guess(nn.Module):
+    """What the stem's own classifier makes of each place, in the space shared with words.
+
+    Its classes (ImageNet's 1,000) are mixed by their probabilities, each as the embedding of its name: no vocabulary
+    is fixed, a word that is no class lies near those that mean the like. The mixture is short where the classifier
+    is unsure, so that it says little there.
+    """
+
+    def __init__(self, channels: int, classes: int, embed: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, GUESS_CHANNELS, 1)
+        self.linear = nn.Linear(GUESS_CHANNELS, classes)
+        self.names = nn.Parameter(torch.zeros(classes, embed))  # unit embeddings of the classes' names
+        self.gain = nn.Parameter(torch.ones(()))  # of a guess beside what CLIP's tower says
+
+    def forward(self, coarse_BChw: Tensor) -> Tensor:
+        """The stem's features at stride 32 to guesses (B, E, h, w), no longer than 1."""
+        hidden = F.relu6(self.convolution(coarse_BChw)).permute(0, 2, 3, 1)
+        return (self.linear(hidden).softmax(-1) @ self.names).permute(0, 3, 1, 2)
+
+    def join(self, region_BQE: Tensor, guess_BEhw: Tensor, share_BQhw: Tensor) -> Tensor:
+        """Unit embeddings (B, Q, E) with the mean guess of their places added, unit again.
+
+        share_BQhw: how much of each place is the region's, from 0 to 1, on the guesses' grid.
+        """
+        weight_BQL = share_BQhw.flatten(2)
+        weight_BQL = weight_BQL / weight_BQL.sum(-1, keepdim=True).clamp_min(1e-4)
+        return F.normalize(region_BQE + self.gain * (weight_BQL @ guess_BEhw.flatten(2).mT), dim=-1)
+
+
+STEMS: dict[str, type[PatchStem | Lite0Stem | Lite2Stem]] = {
+    "": PatchStem,
+    Lite0Stem.NAME: Lite0Stem,
+    Lite2Stem.NAME: Lite2Stem,
+}

@@ -17,16 +17,27 @@ from PIL import Image
 from sanseg.vocabulary import Vocabulary
 
 MINI = Path(__file__).parents[2] / "recipes" / "mini"
+SCRIPTS = (
+    "withheld",
+    "photos",
+    "vocabularies",
+    "questions",
+    "open_vocabulary",
+    "measure",
+    "text",
+    "examples",
+    "san",
+)
 UNKNOWN, OTHER = 255, 254
 
 
 @pytest.fixture(scope="session")
 def mini() -> Iterator[ModuleType]:
-    """The scripts of recipes/mini that measure, as attributes of one module."""
+    """The scripts of recipes/mini as attributes of one module."""
     found = ModuleType("mini")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(MINI)
-        for name in ("withheld", "photos", "vocabularies", "questions", "open_vocabulary", "measure"):
+        for name in SCRIPTS:
             setattr(found, name, import_module(name))
         yield found
 

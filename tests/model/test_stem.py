@@ -1,0 +1,104 @@
+"""Convolutional stems, and what their own classifier guesses at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sanseg.model.clip import CLIP
+from sanseg.model.config import SANConfig
+from sanseg.model.san import SAN
+from sanseg.model.stem import STEMS, Guess
+from tests.conftest import make_san
+
+CLASSES = 6
+
+
+@pytest.fixture
+def guessing_san(tiny_stem_san: SAN) -> SAN:
+    config = tiny_stem_san.config
+    vision = replace(config.clip.vision, classes=CLASSES)
+    return make_san(replace(config, clip=replace(config.clip, vision=vision)))
+
+
+@pytest.fixture
+def guess(guessing_san: SAN) -> Guess:
+    guess = guessing_san.clip.visual.guess
+    assert guess is not None
+    return guess
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", [name for name in STEMS if name])
+def test_a_stem_gives_features_at_strides_8_16_and_32(name: str) -> None:
+    stem = STEMS[name](24, 16)
+    patches, fine, coarse = stem(torch.randn(2, 3, 64, 96))
+    assert patches.shape == (2, 24, 4, 6)
+    assert fine is not None
+    assert fine.shape == (2, stem.FINE_CHANNELS, 8, 12)
+    assert coarse is not None
+    assert coarse.shape == (2, stem.COARSE_CHANNELS, 2, 3)
+    with pytest.raises(ValueError, match=f"patch is 14: the stem '{name}' gives one token for 16 pixels"):
+        STEMS[name](24, 14)
+
+
+@torch.inference_mode()
+def test_a_region_hears_the_guesses_within_its_mask(guessing_san: SAN, guess: Guess) -> None:
+    region, places = torch.randn(1, 2, 8), torch.randn(1, 8, 2, 3)
+    region = F.normalize(region, dim=-1)
+    left = torch.tensor([1.0, 0.0, 0.0]).expand(2, 3)
+    joined = guess.join(region, places, torch.stack([left, 1 - left])[None])
+    for query, inside in enumerate([places[0, :, :, 0].mean(1), places[0, :, :, 1:].mean((1, 2))]):
+        torch.testing.assert_close(
+            joined[0, query], F.normalize(region[0, query] + guess.gain * inside, dim=0)
+        )
+
+
+@torch.inference_mode()
+def test_a_region_without_a_place_stays_as_it_is(guess: Guess) -> None:
+    region = F.normalize(torch.randn(1, 2, 8), dim=-1)
+    joined = guess.join(region, torch.randn(1, 8, 2, 3), torch.zeros(1, 2, 2, 3))
+    torch.testing.assert_close(joined, region)
+
+
+@torch.inference_mode()
+def test_guesses_are_classes_mixed_by_their_probabilities(guess: Guess) -> None:
+    coarse = torch.randn(2, guess.convolution.in_channels, 2, 3)
+    guess.linear.weight.zero_()
+    guess.linear.bias.copy_(torch.tensor([0.0, 50.0, *[0.0] * (CLASSES - 2)]))  # sure of the second
+    torch.testing.assert_close(guess(coarse), guess.names[1].view(1, -1, 1, 1).expand(2, -1, 2, 3))
+    guess.linear.bias.zero_()
+    torch.testing.assert_close(guess(coarse)[0, :, 0, 0], guess.names.mean(0))
+
+
+@torch.inference_mode()
+def test_recognition_is_clips_own_where_guesses_are_silent(guessing_san: SAN, guess: Guess) -> None:
+    image = torch.randn(1, 3, 64, 96)
+    loud, loud_clip = guessing_san.propose(image), guessing_san.clip.visual(image)
+    guess.gain.zero_()
+    silent = guessing_san.propose(image)
+    config: SANConfig = guessing_san.config
+    plain = SAN(
+        replace(config, clip=replace(config.clip, vision=replace(config.clip.vision, classes=0)))
+    ).eval()
+    weights = {name: one for name, one in guessing_san.state_dict().items() if ".guess." not in name}
+    plain.load_state_dict(weights)
+    torch.testing.assert_close(silent.embeddings, plain.propose(image).embeddings)
+    torch.testing.assert_close(guessing_san.clip.visual(image), plain.clip.visual(image))
+    assert _apart(loud.embeddings, silent.embeddings) > 1e-3
+    assert _apart(loud_clip, plain.clip.visual(image)) > 1e-3
+    assert loud.mask_logits.equal(silent.mask_logits)
+
+
+def test_only_a_stem_with_a_classifier_guesses(tiny_config: SANConfig) -> None:
+    clip = replace(tiny_config.clip, vision=replace(tiny_config.clip.vision, classes=CLASSES))
+    with pytest.raises(ValueError, match="the stem '' has no classifier of 6 classes: use 0"):
+        CLIP(clip)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())

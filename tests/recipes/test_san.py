@@ -1,0 +1,133 @@
+"""What the box's trainings draw: rare labels more often, other sets' labels, even points, words that mean the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from sanseg.data.datasets import SegmentationSet
+from sanseg.losses import Target, unknown_id
+from tests.recipes.conftest import OTHER, UNKNOWN, write_set
+
+
+def opened(folder: Path, labels: tuple[str, ...], masks: dict[str, list[int]]) -> SegmentationSet:
+    return SegmentationSet.open(write_set(folder, labels, masks, "train"))
+
+
+@pytest.fixture
+def fields(tmp_path: Path) -> SegmentationSet:
+    """99 pictures of grass, one of a sheep beside it."""
+    common = {f"field{number:02}": [0, OTHER] for number in range(99)}
+    return opened(tmp_path / "fields", ("grass", "sheep"), common | {"flock": [0, 1]})
+
+
+@pytest.fixture
+def farms(tmp_path: Path) -> SegmentationSet:
+    return opened(
+        tmp_path / "farms", ("barn", "lawn | grass"), {"farm": [0, 0, 1], "yard": [1, 1, 0, UNKNOWN]}
+    )
+
+
+def test_a_picture_of_a_rare_label_is_drawn_more_often(mini: ModuleType, fields: SegmentationSet) -> None:
+    factors = dict(
+        zip([one.name for one in fields.files.pictures], mini.examples.repeat_factors(fields), strict=True)
+    )
+    rare = factors.pop("fields/flock")
+    assert rare == pytest.approx(np.sqrt(100 * mini.examples.RARE))
+    assert set(factors.values()) == {1.0}
+
+
+def test_labels_that_share_a_name_are_translated_and_the_rest_is_unknown(
+    mini: ModuleType, fields: SegmentationSet, farms: SegmentationSet
+) -> None:
+    table = mini.examples.translation(fields, farms)
+    assert table[[0, 1, OTHER, UNKNOWN]].tolist() == [1, UNKNOWN, UNKNOWN, UNKNOWN]
+    assert mini.examples.translation(farms, fields)[[0, 1]].tolist() == [UNKNOWN, 0]
+
+
+def test_a_picture_is_asked_another_sets_labels_only_where_they_say_enough_of_it(
+    mini: ModuleType, fields: SegmentationSet, farms: SegmentationSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mini.examples, "ELSEWHERE", 1.0)
+    augmentation = mini.examples.Augmentation(short_side=4, scale=(1.0, 1.0), crop=16, flip=0, colour=0)
+    pictures = mini.examples.Pictures([fields, farms], [0, 1], augmentation)
+    seen = {}
+    for number in range(20):
+        example = pictures[number]
+        again = pictures[number]
+        assert example.source == again.source
+        assert example.index_map.equal(again.index_map)
+        seen[example.name] = (example.source, example.index_map[0, :16:4].tolist())
+    assert seen["farms/farm"] == (1, [0, 0, 1, UNKNOWN])  # two thirds of it is barn, which fields do not know
+    assert seen["farms/yard"] == (0, [0, 0, UNKNOWN, UNKNOWN])
+
+
+def test_half_of_the_points_fall_evenly_on_the_labels(mini: ModuleType) -> None:
+    index_map = torch.zeros(10, 10, dtype=torch.int64)
+    index_map[9, 9], index_map[:, 0] = 1, unknown_id(2)
+    target = Target.from_index_map(index_map, 2)
+    draws = torch.rand(1, 400, generator=torch.Generator().manual_seed(0))
+    even = mini.san.even_draws([target], [2], draws)
+    known = (~target.unknown(2)).flatten().nonzero()[:, 0]
+    ids = target.index_map.flatten()[known[(even[0] * len(known)).long()]]
+    assert even[0, :200].equal(draws[0, :200])
+    assert (ids[200:] == 1).sum() == 100
+    assert ((even >= 0) & (even < 1)).all()
+
+
+def test_regions_are_the_labels_that_a_picture_shows(mini: ModuleType) -> None:
+    index_map = torch.full((16, 16), 1)
+    index_map[:, 8:] = 0
+    targets = [Target.from_index_map(index_map, 3), Target.from_index_map(torch.full((16, 16), 2), 3)]
+    masks, labels = mini.san.region_masks(targets, 8)
+    assert [one.tolist() for one in labels] == [[0, 1], [2]]
+    assert masks[0].tolist() == [[[0, 1], [0, 1]], [[1, 0], [1, 0]]]
+    assert masks[1].tolist() == [[[1, 1], [1, 1]], [[0, 0], [0, 0]]]  # the second is padding
+
+
+def test_shaken_rows_stay_near_and_of_unit_length(mini: ModuleType) -> None:
+    rows = torch.nn.functional.normalize(
+        torch.randn(50, 64, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
+    found = [mini.san.shaken(rows, torch.Generator().manual_seed(seed)) for seed in range(8)]
+    moved = [one for one in found if not one.equal(rows)]
+    assert 0 < len(moved) < len(found)
+    for one in moved:
+        torch.testing.assert_close(one.norm(dim=-1), torch.ones(50))
+        cosine = (one * rows).sum(-1)
+        assert cosine.min() > 0.9
+        assert cosine.max() < 1
+
+
+NOUNS = """\
+00001 06 n 02 sofa 0 couch 1 001 @ 00009 n 0000 | a seat
+00002 06 n 02 couch 0 daybed 0 001 @ 00009 n 0000 | another seat
+00003 06 n 02 lorry 0 motortruck 0 001 @ 00009 n 0000 | a truck
+00004 07 n 02 colour 0 hue 0 001 @ 00009 n 0000 | not a thing
+00005 15 n 02 Paris 0 capital_of_France 0 001 @i 00009 n 0000 | one city
+"""
+SENSES = """\
+couch n 2 1 @ 2 0 00001 00002
+daybed n 1 1 @ 1 0 00002
+lorry n 1 1 @ 1 0 00003
+motortruck n 1 1 @ 1 0 00003
+sofa n 1 1 @ 1 0 00001
+"""
+
+
+def test_nouns_are_drawn_together_by_their_first_sense(mini: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "data.noun").write_text("  1 the licence\n" + NOUNS)
+    (tmp_path / "index.noun").write_text("  1 the licence\n" + SENSES)
+    synsets = mini.text.wordnet_synsets(tmp_path)
+    assert list(synsets) == ["00001", "00002", "00003"]
+    # A daybed's couch is not what "couch" means first; "lorry" is what the measure of synonyms asks for.
+    assert mini.text.wordnet_synonyms(tmp_path, synsets) == [("sofa", "couch")]
+    rows = torch.eye(3)
+    moved = mini.text.drawn_together(["sofa", "couch", "daybed"], rows, [("sofa", "couch")])
+    assert moved[2].equal(rows[2])
+    assert moved[0] @ moved[1] > 0.5
+    assert moved[0] @ rows[0] > moved[0] @ rows[1]
