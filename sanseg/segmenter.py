@@ -8,14 +8,15 @@ B batch, Q queries, R classifier rows, E shared embedding, H W pixels.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from os import PathLike
 from threading import Lock
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -40,8 +41,12 @@ Words = str | Sequence[str] | Vocabulary
 Other = str | Sequence[str] | None
 """What competes with the labels: "auto", words of your own as a list or a text with commas, or None."""
 
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
 CACHED_ROWS = 20_000  # of classifiers kept in memory; at 768 floats a row, 60 MB
-BATCH_SIZE = 4  # pictures that `segment_many` encodes at once, and that it reads ahead
+LANES = 8  # of `segment_each`, at most: each holds a picture in memory
 
 
 class Proposer(Protocol):
@@ -153,63 +158,80 @@ class Segmenter:
         vocabulary: Words,
         other: Other = "auto",
         *,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = 1,
         proposals: bool = False,
-    ) -> Iterator[Segmentation | Failure]:
-        """One result for each picture, in order; a picture that cannot be read gives a Failure.
+    ) -> Generator[Segmentation | Failure, None, None]:
+        """One result for each picture, in order; a picture that cannot be segmented gives a Failure.
 
-        A thread reads ahead, at most `batch_size` pictures beyond those being segmented, so `images` may be
-        endless. The thread ends with the iterator. Raises ValueError, at once, for bad words or batch size.
+        Pictures are worked on side by side, and a bounded number ahead of those taken, so `images` may be
+        endless: see `segment_each`.
+        """
+        return self.segment_each(
+            images, vocabulary, lambda _, result: result, other, batch_size=batch_size, proposals=proposals
+        )
+
+    def segment_each(
+        self,
+        images: Iterable[ImageSource],
+        vocabulary: Words,
+        then: Callable[[ImageSource, Segmentation], T],
+        other: Other = "auto",
+        *,
+        batch_size: int = 1,
+        proposals: bool = False,
+    ) -> Generator[T | Failure, None, None]:
+        """As `segment_many`, but with what `then` makes of each picture's Segmentation: writes it, for one.
+
+        A lane is a thread that takes a picture the whole way: reads, segments, `then`. One lane at a time
+        computes, with all of torch's threads as if the picture were alone, so that the answer is the same to the
+        bit; meanwhile the others decode and write. There is one lane more than torch has threads, but at most
+        LANES, each with one batch; as many again may be begun and not yet taken. Pictures at hand are finished
+        even when the consumer stops early or is interrupted.
+
+        then: called in several threads at once. OSError and ValueError from it are the picture's Failure, other
+            exceptions end everything.
+        batch_size: pictures that go through the network together, which may suit a GPU; equal to rounding.
+
+        Raises ValueError, at once, for bad words or batch size.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
-        words = self.resolve(vocabulary, other)
-        return self._segment_many(iter(images), words, batch_size, proposals)
+        words, turn = self.resolve(vocabulary, other), Lock()
 
-    def _segment_many(
-        self, images: Iterator[ImageSource], words: Vocabulary, batch_size: int, proposals: bool
-    ) -> Iterator[Segmentation | Failure]:
-        reader = ThreadPoolExecutor(1, thread_name_prefix="sanseg-reader")
-        ahead: deque[tuple[ImageSource, Future[Picture]]] = deque()
+        def work(sources: list[ImageSource]) -> list[T | Failure]:
+            read = [_attempt(source, self._read, source) for source in sources]
+            with turn:
+                results = self._answer_batch(sources, read, words, proposals)
+            return [
+                result if isinstance(result, Failure) else _attempt(source, then, source, result)
+                for source, result in zip(sources, results, strict=True)
+            ]
 
-        def read_ahead(upto: int) -> None:
-            for image in islice(images, max(0, upto - len(ahead))):
-                ahead.append((image, reader.submit(self._read, image)))
+        def answers() -> Generator[T | Failure, None, None]:
+            left = iter(images)
+            with closing(_in_lanes(work, iter(lambda: list(islice(left, batch_size)), []))) as batches:
+                for batch in batches:
+                    yield from batch
 
-        try:
-            read_ahead(batch_size)
-            while ahead:
-                batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
-                read_ahead(batch_size)
-                yield from self._segment_batch(batch, words, proposals)
-        finally:  # also where the consumer stops early
-            reader.shutdown(cancel_futures=True)
+        return answers()
 
-    def _segment_batch(
-        self, batch: list[tuple[ImageSource, Future[Picture]]], words: Vocabulary, proposals: bool
-    ) -> Iterator[Segmentation | Failure]:
-        failures: dict[int, Failure] = {}
-        pictures: list[Picture] = []
-        for number, (source, reading) in enumerate(batch):
-            try:
-                pictures.append(reading.result())
-            except (OSError, ValueError) as error:
-                failures[number] = Failure(source, error)
-        encoded = iter(self._encode_apart(pictures))
-        for number, (source, _) in enumerate(batch):
-            if number in failures:
-                yield failures[number]
-                continue
-            picture = next(encoded)
-            if isinstance(picture, ValueError):
-                yield Failure(source, picture)
-                continue
-            try:
-                result = self.answer(picture, words, proposals=proposals)
-            except ValueError as error:  # values that are not finite
-                yield Failure(source, error)
-            else:
-                yield result
+    def _answer_batch(
+        self,
+        sources: Sequence[ImageSource],
+        read: Sequence[Picture | Failure],
+        words: Vocabulary,
+        proposals: bool,
+    ) -> list[Segmentation | Failure]:
+        def answer(encoded: Encoded | ValueError) -> Segmentation:
+            if isinstance(encoded, ValueError):
+                raise encoded
+            return self.answer(encoded, words, proposals=proposals)
+
+        encoded = iter(self._encode_apart([picture for picture in read if isinstance(picture, Picture)]))
+        return [
+            picture if isinstance(picture, Failure) else _attempt(source, answer, next(encoded))
+            for source, picture in zip(sources, read, strict=True)
+        ]
 
     def _encode_apart(self, pictures: Sequence[Picture]) -> list[Encoded | ValueError]:
         """As `_encode`; where a batch fails, out of memory for one, each picture alone, and errors for those that
@@ -305,6 +327,28 @@ class Segmenter:
                 )
                 encoded[number] = Encoded(own, pictures[number].geometry, pictures[number].image, self)
         return [encoded[number] for number in range(len(pictures))]
+
+
+def _attempt(source: ImageSource, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Failure:
+    try:
+        return work(*args, **kwargs)
+    except (OSError, ValueError) as error:
+        return Failure(source, error)
+
+
+def _in_lanes(work: Callable[[S], T], items: Iterator[S]) -> Generator[T, None, None]:
+    """What `work` makes of each item, in order, in threads: see `Segmenter.segment_each`."""
+    lanes = min(LANES, 1 + torch.get_num_threads())
+    begun: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix="sanseg-lane")
+    try:
+        while True:
+            begun.extend(pool.submit(work, item) for item in islice(items, 2 * lanes - len(begun)))
+            if not begun:
+                return
+            yield begun.popleft().result()
+    finally:  # also where the consumer stops early
+        pool.shutdown(cancel_futures=True)
 
 
 def load(

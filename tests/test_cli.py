@@ -272,12 +272,10 @@ def test_help_names_the_exit_codes_and_version_the_version(run: Run) -> None:
     assert run("segment", "--nonsense").exit_code == shell.BAD_USE
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_ends_cleanly(run: Run) -> None:
-    """Interrupted while it waits for a named pipe that nobody writes to."""
-    os.mkfifo("labels.txt")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sanseg", "segment", "photos", "--labels", "labels.txt"],
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """`sanseg segment` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sanseg", "segment", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -285,6 +283,36 @@ def test_ctrl_c_ends_cleanly(run: Run) -> None:
         # A shell lets its background jobs ignore SIGINT, and their children inherit it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_finishes_the_pictures_at_hand(run: Run) -> None:
+    """Of many pictures some are done, each with all its files, and none of the files is half written."""
+    large = Image.open("photos/one.png").resize((900, 600))
+    for number in range(200):
+        large.save(f"photos/{number:03}.jpg")
+    process = start(
+        "photos", "--model", "tiny.safetensors", "--device", "cpu", "-o", "out", "-c", "sky, tree"
+    )
+    assert process.stdout is not None
+    while "-> " not in process.stdout.readline():  # the first is told of
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (shell.INTERRUPTED, "sanseg: interrupted\n")
+    stems = {path.name.partition(".")[0] for path in Path("out").iterdir()}
+    assert 0 < len(stems) < 100
+    assert files() == {f"{stem}.{kind}" for stem in stems for kind in ("overlay.png", "index.png", "json")}
+    for stem in stems:
+        Image.open(f"out/{stem}.overlay.png").load()
+        assert index(stem).shape == (600, 900)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_ends_cleanly(run: Run) -> None:
+    """Interrupted while it waits for a named pipe that nobody writes to."""
+    os.mkfifo("labels.txt")
+    process = start("photos", "--labels", "labels.txt")
     pipe = os.open("labels.txt", os.O_WRONLY)  # returns once the command reads
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)

@@ -110,6 +110,16 @@ def test_inference_needs_no_extra() -> None:
     assert not loaded & {*extras, "sanseg.train", "sanseg.losses", "sanseg.report"}
 
 
+def test_a_photo_is_segmented_without_torchs_compiler(tmp_path: Path) -> None:
+    """It takes 2 s to load, and random numbers or arithmetic on the "meta" device load it."""
+    loaded = loaded_after(
+        f"import sanseg\nsanseg.load('mini', 'cpu')('examples/cat.jpg', 'cat, sofa').save({str(tmp_path)!r}, 'cat')"
+    )
+    assert "torch" in loaded
+    assert (tmp_path / "cat.overlay.png").is_file()
+    assert "torch._dynamo" not in loaded
+
+
 def test_public_names_are_found_and_others_are_not() -> None:
     for name in sanseg.__all__:
         assert getattr(sanseg, name) is not None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -16,12 +18,12 @@ from torch import Tensor
 
 import sanseg
 from sanseg import segmenter as segmenter_module
-from sanseg.images import prepare
+from sanseg.images import ImageSource, prepare
 from sanseg.labelmap import label_map
 from sanseg.model.san import SAN, Proposals
 from sanseg.model.weights import save_san
 from sanseg.segmentation import Segmentation
-from sanseg.segmenter import Failure, Segmenter
+from sanseg.segmenter import Failure, Picture, Segmenter
 from sanseg.vocabulary import Vocabulary
 
 WORDS = "sky, tree | woods, cat"
@@ -50,8 +52,8 @@ def results(answers: Iterator[Segmentation | Failure]) -> list[Segmentation]:
     return found  # type: ignore[return-value]
 
 
-def readers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("sanseg-reader")]
+def lanes() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("sanseg-lane")]
 
 
 def test_the_answer_is_the_formula_on_the_networks_proposals(segmenter: Segmenter, tiny_san: SAN) -> None:
@@ -113,7 +115,7 @@ def test_many_equal_one_by_one_in_order(segmenter: Segmenter, batch_size: int) -
     assert len(many) == 7
     for answer, image in zip(many, images, strict=True):
         assert_same(answer, segmenter(image, WORDS))
-    assert not readers()
+    assert not lanes()
 
 
 def test_a_bad_picture_does_not_stop_the_rest(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -162,30 +164,117 @@ def test_a_picture_that_the_network_cannot_take_fails_alone(tiny_san: SAN) -> No
         assert_same(answer, alone(image, WORDS))
 
 
-def test_reading_ahead_is_bounded_and_ends_with_the_consumer(segmenter: Segmenter) -> None:
-    asked = count()
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_pictures_in_memory_are_bounded(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """However many there are: a batch for each lane, and as much again that waits to be taken."""
+    monkeypatch.setattr(segmenter_module, "LANES", 2)
+    asked, lock = count(), threading.Lock()
+    held = most = 0
+    read = segmenter._read
 
-    def endless() -> Iterator[np.ndarray]:
-        for number in asked:
-            yield picture(40, 60, number)
+    def reading(source: np.ndarray) -> Picture:
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return read(source)
 
-    answers = segmenter.segment_many(endless(), WORDS, batch_size=2)
-    for _ in range(5):
-        next(answers)
-    assert readers()
-    assert next(asked) <= 9  # 5 taken of batches of 2 make 6, and 2 more read ahead
-    answers.close()  # type: ignore[attr-defined]
-    assert not readers()
+    def then(_: ImageSource, __: Segmentation) -> None:
+        nonlocal held
+        with lock:
+            held -= 1
+
+    monkeypatch.setattr(segmenter, "_read", reading)
+    endless = (picture(40, 60, number) for number in asked)
+    answers = segmenter.segment_each(endless, WORDS, then, batch_size=batch_size)
+    for _ in range(20):
+        assert next(answers) is None
+    time.sleep(0.3)  # the lanes go on as far as they may
+    assert next(asked) <= 20 + 4 * batch_size
+    assert most <= 2 * batch_size
+    assert len(lanes()) == 2
+    answers.close()
+    assert not lanes()
+    assert held == 0, "pictures that were begun are finished"
+
+
+def test_lanes_overlap_and_keep_the_order(segmenter: Segmenter) -> None:
+    """The first picture is written only once the second is: with one thread this would wait for ever."""
+    images = [picture(40, 60, seed) for seed in range(6)]
+    number_of = {id(image): number for number, image in enumerate(images)}
+    second = threading.Event()
+
+    def then(source: ImageSource, result: Segmentation) -> int:
+        number = number_of[id(source)]
+        if number == 0:
+            assert second.wait(timeout=30)
+        if number == 1:
+            second.set()
+        assert isinstance(result, Segmentation)
+        return number
+
+    assert list(segmenter.segment_each(images, WORDS, then)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_cannot_be_written_is_a_failure_and_what_is_wrong_an_error(segmenter: Segmenter) -> None:
+    images = [picture(40, 60, seed) for seed in range(5)]
+
+    def full(source: ImageSource, _: Segmentation) -> str:
+        if source is images[2]:
+            raise OSError("no space left")
+        return "written"
+
+    answers = list(segmenter.segment_each(images, WORDS, full))
+    failure = answers.pop(2)
+    assert isinstance(failure, Failure)
+    assert failure.source is images[2]
+    assert str(failure.error) == "no space left"
+    assert answers == ["written"] * 4
+
+    def wrong(_: ImageSource, __: Segmentation) -> str:
+        raise KeyError("a mistake of the caller's")
+
+    with pytest.raises(KeyError):
+        list(segmenter.segment_each(images, WORDS, wrong))
+    assert not lanes()
+
+
+def test_one_lane_computes_at_a_time_with_all_of_torchs_threads(tiny_stem_san: SAN) -> None:
+    """As if each picture were alone, so that answers are the same to the last bit."""
+    busy, seen = Lock(), []
+
+    class Watched:
+        def propose(self, image_B3HW: Tensor) -> Proposals:
+            assert busy.acquire(blocking=False), "two at a time"
+            seen.append(torch.get_num_threads())
+            time.sleep(0.02)
+            busy.release()
+            return tiny_stem_san.propose(image_B3HW)
+
+    segmenter = Segmenter(tiny_stem_san, proposer=Watched())
+    images, before = [picture(40, 60 + seed, seed) for seed in range(8)], torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        many = results(segmenter.segment_many(images, WORDS))
+        assert seen == [3] * 8
+        for answer, image in zip(many, images, strict=True):
+            alone = segmenter(image, WORDS)
+            np.testing.assert_array_equal(answer.label_map, alone.label_map)
+            np.testing.assert_array_equal(answer.confidence, alone.confidence)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_error_of_the_source_reaches_the_consumer_and_leaves_no_thread(segmenter: Segmenter) -> None:
     def broken() -> Iterator[np.ndarray]:
-        yield picture(40, 60)
+        yield from (picture(40, 60) for _ in range(9))
         raise RuntimeError("the camera fell over")
 
     with pytest.raises(RuntimeError, match="fell over"):
         list(segmenter.segment_many(broken(), WORDS))
-    assert not readers()
+    assert not lanes()
 
 
 def test_many_refuses_bad_words_before_the_first_picture(segmenter: Segmenter) -> None:

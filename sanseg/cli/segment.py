@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sanseg.cli.shell import EXIT_CODES, SOME_FAILED, app, complain, mistakes_in_one_line
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sanseg.images import ImageSource
+    from sanseg.segmentation import Segmentation
     from sanseg.segmenter import Segmenter
     from sanseg.vocabulary import Vocabulary
 
@@ -106,29 +111,30 @@ def segment_all(
     """Segments, saves and tells of each picture. Returns a line for each that failed."""
     from sanseg.segmenter import Failure
 
+    stem_of = dict(zip(paths, stems(paths), strict=True))
+
+    def save(path: ImageSource, result: Segmentation) -> tuple[str, Table]:
+        assert isinstance(path, Path)
+        files = result.save(out, stem_of[path], overlay=overlay, json=json)
+        return ", ".join(map(str, files.values())), result.table()
+
     failed = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         words = progress.add_task("words", total=sum(map(len, vocabulary.names)) + len(vocabulary.other))
         segmenter.classifier(vocabulary, lambda encoded: progress.advance(words, encoded))
         progress.remove_task(words)
-        results = segmenter.segment_many(
-            paths, vocabulary, vocabulary.other
-        )  # () too: "auto" would find some
-        named = zip(progress.track(paths, description="pictures"), stems(paths), results, strict=True)
-        for path, stem, result in named:
-            try:
-                if isinstance(result, Failure):
-                    raise result.error
-                files = result.save(out, stem, overlay=overlay, json=json)
-            except (OSError, ValueError) as error:
-                reason = str(error)
-                failed.append(reason if str(path) in reason else f"{path}: {reason}")
-                continue
-            console.print(
-                f"\n{escape(str(path))} -> {escape(', '.join(map(str, files.values())))}", soft_wrap=True
-            )
-            console.print(result.table())
+        # vocabulary.other, even if it is (): "auto" would find some.
+        with closing(segmenter.segment_each(paths, vocabulary, save, vocabulary.other)) as saved:
+            tracked = progress.track(paths, description="pictures")
+            for path, done in zip(tracked, saved, strict=True):
+                if isinstance(done, Failure):
+                    reason = str(done.error)
+                    failed.append(reason if str(path) in reason else f"{path}: {reason}")
+                else:
+                    files, table = done
+                    console.print(f"\n{escape(str(path))} -> {escape(files)}", soft_wrap=True)
+                    console.print(table)
     return failed
 
 

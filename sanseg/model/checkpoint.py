@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sanseg.model.config import SAN_MINI, SANConfig
 from sanseg.model.san import SAN
@@ -88,8 +89,7 @@ def skeleton(head: Head) -> SAN:
     if layers > len(head.tensors):
         raise ValueError(f"{head.path} has {len(head.tensors)} tensors for {layers} layers: write it again")
     try:
-        with torch.device("meta"):
-            san = SAN(head.config)
+        san = outline(head.config)
     # Beside ValueError, what modules raise for numbers that overflow or divide by zero.
     except (ValueError, ArithmeticError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(
@@ -98,6 +98,34 @@ def skeleton(head: Head) -> SAN:
     wanted = san.state_dict() if head.kind == "san" else san.trained()
     _check_tensors(head, {name: tuple(tensor.shape) for name, tensor in wanted.items()})
     return san
+
+
+def outline(config: SANConfig) -> SAN:
+    """A network on torch's "meta" device: shapes without memory, whose values a file will bring."""
+    with torch.device("meta"), _Shapes():
+        return SAN(config).to("meta")
+
+
+class _Shapes(TorchFunctionMode):
+    """Keeps from "meta" what torch can only do there by loading its compiler, which takes 2 s.
+
+    That is drawing random numbers, which is left out, and arithmetic on numbers that the code states, which stay
+    on the CPU.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = {} if kwargs is None else dict(kwargs)
+        if getattr(func, "__module__", "") == "torch.nn.init":  # accessors of attributes have no module
+            return args[0] if args else given["tensor"]
+        if func is torch.tensor:
+            given["device"] = "cpu"
+        return func(*args, **given)
 
 
 def read_tensors(head: Head, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -174,7 +202,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().float().cpu()
         digest.update(f"{name} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.flatten().numpy().data)  # its memory, not a copy
     return digest.hexdigest()
 
 

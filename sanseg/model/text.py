@@ -5,8 +5,9 @@ K labels, R classifier rows, E shared embedding, D width of the text tower, L to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,47 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 LAYER_NORM_EPS = 1e-5  # of both CLIP towers; the side adapter's is 1e-6
 CACHE_FORMAT = 1  # raise it when the same weights and words come to give other embeddings
-PROMPTS_AT_ONCE = 112  # bounds the memory of encoding thousands of names; 256 are no faster
+# Of the prompts that go through the tower together: what memory is bounded by. Half as many are slower.
+TOKENS_AT_ONCE = 512
+AROUND = 3  # tokens of a prompt after its name, about
+
+
+class TextBlock(Block):
+    """A block for texts that begin alike: what they share is computed once, and the rest of each attends to it.
+
+    begun_1PD: the tokens that all texts begin with. rest_KRD: those that follow, P + R = L.
+    """
+
+    def follow(self, begun_1PD: Tensor, rest_KRD: Tensor, seen_RL: Tensor) -> tuple[Tensor, Tensor]:
+        """Both parts after this block. seen_RL: bool, which tokens each of the rest attends to."""
+        q, k, v = self._split(self.qkv(self.norm_1(begun_1PD)), 3)
+        begun_1PD = self._finish(begun_1PD, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        q, own_k, own_v = self._split(self.qkv(self.norm_1(rest_KRD)), 3)
+        keys, values = _joined(k, own_k), _joined(v, own_v)
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen_RL)
+        return begun_1PD, self._finish(rest_KRD, attended)
+
+    def read(self, begun_1PD: Tensor, rest_KRD: Tensor, row_K: Tensor, seen_K1L: Tensor) -> Tensor:
+        """One token of each text after this block, (K, 1, D): all that anyone reads of the last one.
+
+        row_K: its place in the rest. seen_K1L: bool, which tokens it attends to.
+        """
+        k, v = self._keys_values(begun_1PD)
+        own_k, own_v = self._keys_values(rest_KRD)
+        read_K1D = rest_KRD[torch.arange(len(row_K), device=row_K.device), row_K][:, None]
+        D = read_K1D.shape[-1]
+        (q,) = self._split(F.linear(self.norm_1(read_K1D), self.qkv.weight[:D], self.qkv.bias[:D]), 1)
+        keys, values = _joined(k, own_k), _joined(v, own_v)
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen_K1L[:, None])
+        return self._finish(read_K1D, attended)
+
+    def _keys_values(self, x_BLD: Tensor) -> tuple[Tensor, ...]:
+        D = x_BLD.shape[-1]
+        return self._split(F.linear(self.norm_1(x_BLD), self.qkv.weight[D:], self.qkv.bias[D:]), 2)
+
+
+def _joined(begun_1NPd: Tensor, rest_KNRd: Tensor) -> Tensor:
+    return torch.cat([begun_1NPd.expand(len(rest_KNRd), -1, -1, -1), rest_KNRd], dim=2)
 
 
 class TextTower(nn.Module):
@@ -54,7 +95,7 @@ class TextTower(nn.Module):
         self.embedding = nn.Embedding(text.vocabulary_size, text.width)
         self.position = drawn(text.context, text.width, std=0.01)
         self.blocks = nn.ModuleList(
-            Block(text.width, text.heads, eps=LAYER_NORM_EPS, quick_gelu=config.quick_gelu)
+            TextBlock(text.width, text.heads, eps=LAYER_NORM_EPS, quick_gelu=config.quick_gelu)
             for _ in range(text.layers)
         )
         self.norm_final = nn.LayerNorm(text.width, eps=LAYER_NORM_EPS)
@@ -65,13 +106,22 @@ class TextTower(nn.Module):
         """Token ids int64 (K, L), L at most the context, to unit vectors (K, E).
 
         The end token has the highest id. The tower is causal, so what follows it never matters: L needs to be
-        no more than the longest text.
+        no more than the longest text; and what all texts begin with is computed once, for it cannot depend on
+        how they go on.
         """
-        x = self.embedding(tokens_KL) + self.position[: tokens_KL.shape[1]]
-        for block in self.blocks:
-            x = block(x, causal=True)
-        end = x[torch.arange(len(x), device=x.device), tokens_KL.argmax(dim=1)]
-        return F.normalize(self.norm_final(end) @ self.projection, dim=-1)
+        end_K = tokens_KL.argmax(dim=1)
+        alike = int((tokens_KL == tokens_KL[:1]).all(0).int().cumprod(0).sum())
+        begun = min(alike, int(end_K.min()))
+        assert begun > 0, "all texts begin with the start token"
+        x = self.embedding(tokens_KL[:, begun:]) + self.position[begun : tokens_KL.shape[1]]
+        begun_1PD = self.embedding(tokens_KL[:1, :begun]) + self.position[:begun]
+        places_L = torch.arange(tokens_KL.shape[1], device=tokens_KL.device)
+        seen_RL = places_L <= places_L[begun:, None]
+        blocks = [block for block in self.blocks if isinstance(block, TextBlock)]
+        for block in blocks[:-1]:
+            begun_1PD, x = block.follow(begun_1PD, x, seen_RL)
+        end_K1D = blocks[-1].read(begun_1PD, x, end_K - begun, places_L <= end_K[:, None, None])
+        return F.normalize(self.norm_final(end_K1D[:, 0]) @ self.projection, dim=-1)
 
 
 class TextEncoder:
@@ -83,10 +133,14 @@ class TextEncoder:
 
     def __init__(self, tower: TextTower, fingerprint: str = "", cache: TextCache | None = None) -> None:
         self.tower = tower
-        self.tokenizer = Tokenizer(tower.config.merges)
         dtype = tower.projection.dtype
         self.fingerprint = f"{fingerprint} {tower.config} {tower.quick_gelu} {dtype} {CACHE_FORMAT}"
         self.cache = cache
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Made when first needed: its tables take a while, and names that are known need none."""
+        return Tokenizer(self.tower.config.merges)
 
     def __call__(
         self, names: Sequence[str], templates: str, progress: Callable[[int], None] | None = None
@@ -103,14 +157,12 @@ class TextEncoder:
         width = self.tower.projection.shape[1]
         found = {key: row for key, row in known.items() if row.shape == (width,) and row.isfinite().all()}
         missing = [name for name, key in keys.items() if key not in found]
-        at_once = max(1, PROMPTS_AT_ONCE // len(TEMPLATES[templates]))
-        missing.sort(key=len)  # names of like length share a batch without padding it
         # Taken in one piece before the work: small ones kept between the large ones would scatter the memory.
-        rows = torch.empty(len(missing), width)
-        for start in range(0, len(missing), at_once):
-            some = missing[start : start + at_once]
-            rows[start : start + len(some)] = self._encode(some, TEMPLATES[templates])
-            fresh = {keys[name]: rows[start + number] for number, name in enumerate(some)}
+        left = torch.empty(len(missing), width)
+        for some in self._batches(missing):
+            rows, left = left.split([len(some), len(left) - len(some)])
+            rows.copy_(self._encode(some, TEMPLATES[templates]))
+            fresh = {keys[name]: row for name, row in zip(some, rows, strict=True)}
             if self.cache:
                 self.cache.put(fresh)
             found |= fresh
@@ -132,12 +184,27 @@ class TextEncoder:
         means = [torch.stack([next(embeddings) for _ in names]).mean(0) for names in labels]
         return F.normalize(torch.stack(means), dim=-1)
 
+    def _batches(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Names of about as many tokens share a batch, hardly padded, and TOKENS_AT_ONCE bound it."""
+        lengths = {name: len(self.tokenizer.encode(name)) for name in names}
+        batch: list[str] = []
+        for name in sorted(names, key=lengths.__getitem__):
+            if batch and (len(batch) + 1) * (lengths[name] + AROUND) > TOKENS_AT_ONCE:
+                yield batch
+                batch = []
+            batch.append(name)
+        if batch:
+            yield batch
+
     @torch.inference_mode()
     def _encode(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        prompts = [template.replace("{}", name) for name in names for template in templates]
-        tokens = self.tokenizer(prompts, self.tower.config.context)
-        embeddings = self.tower(tokens.to(self.tower.position.device)).float()
-        return F.normalize(embeddings.view(len(names), len(templates), -1).mean(1), dim=-1)
+        """Template by template, for the prompts of one begin alike."""
+        device, embeddings = self.tower.position.device, []
+        for template in templates:
+            prompts = [template.replace("{}", name) for name in names]
+            tokens_KL = self.tokenizer(prompts, self.tower.config.context)
+            embeddings.append(self.tower(tokens_KL.to(device)).float())
+        return F.normalize(torch.stack(embeddings).mean(0), dim=-1)
 
 
 @dataclass(frozen=True)

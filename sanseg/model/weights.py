@@ -17,6 +17,7 @@ from sanseg.model.checkpoint import (
     check_finite,
     checksum,
     frozen_clip,
+    outline,
     read_head,
     read_tensors,
     skeleton,
@@ -70,8 +71,7 @@ def load_san(
             )
         state = {name: tensor.to(dtype) for name, tensor in state.items()}
         check_finite(state, path)
-        with torch.device("meta"):
-            san = SAN(config)
+        san = outline(config)
     else:
         head = read_head(path)
         frozen = _clip_for(head, clip)

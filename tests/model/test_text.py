@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sanseg.model.san import SAN
-from sanseg.model.text import PROMPTS_AT_ONCE, TEMPLATES, Classifier, TextEncoder, TextTower
+from sanseg.model.text import AROUND, TEMPLATES, TOKENS_AT_ONCE, Classifier, TextBlock, TextEncoder, TextTower
 from sanseg.model.text_cache import TextCache
 from sanseg.model.tokenizer import Tokenizer
 
@@ -37,6 +37,39 @@ def test_a_text_is_the_same_at_any_length_and_in_any_company(tiny_san: SAN) -> N
     for number in range(len(NAMES)):
         alone = tokens[number : number + 1, : int((tokens[number] > 0).sum())]
         torch.testing.assert_close(tower(alone)[0], together[number])
+
+
+def by_every_token(tower: TextTower, tokens: torch.Tensor) -> torch.Tensor:
+    """CLIP's text tower as it was published."""
+    x = tower.embedding(tokens) + tower.position[: tokens.shape[1]]
+    for block in tower.blocks:
+        x = block(x, causal=True)
+    end = x[torch.arange(len(x)), tokens.argmax(1)]
+    return torch.nn.functional.normalize(tower.norm_final(end) @ tower.projection, dim=1)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["a photo of a cat.", "a photo of a very old dog.", "a photo of a"],  # one is how the others begin
+        ["cat", "dog"],  # only the start token is shared
+        ["cat"],
+        ["cat", "cat", "cat"],
+        ["a photo of " + 90 * "cat ", "a photo of a cat"],  # too long: cut to the context
+    ],
+)
+def test_what_texts_share_changes_nothing(tiny_san: SAN, texts: list[str]) -> None:
+    """The tower gives what its blocks give one after the other on every token, and the same gradients."""
+    tower = tiny_san.clip.text.double().requires_grad_()
+    tokens = Tokenizer(tower.config.merges)(texts, tower.config.context)
+    found, wanted = tower(tokens), by_every_token(tower, tokens)
+    torch.testing.assert_close(found, wanted)
+    towards = torch.randn(wanted.shape, dtype=torch.float64)
+    for ours, plain in zip(
+        *(torch.autograd.grad((rows * towards).sum(), [*tower.parameters()]) for rows in (found, wanted)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, plain)
 
 
 def test_rows_keep_the_order_of_names_and_repeat_with_them(tiny_san: SAN) -> None:
@@ -67,8 +100,49 @@ def test_many_names_are_encoded_in_bounded_batches(tiny_san: SAN, counted: list[
     TextEncoder(tiny_san.clip.text)([f"thing {n}" for n in range(50)], "vild", done.append)
     assert sum(done) == 50
     assert sum(count for count, _ in counted) == 50 * len(TEMPLATES["vild"])
-    assert max(count for count, _ in counted) <= PROMPTS_AT_ONCE
     assert max(length for _, length in counted) < 30
+
+
+def test_batches_are_bounded_by_tokens_and_hardly_padded(
+    tiny_san: SAN, counted: list[tuple[int, int]]
+) -> None:
+    encoder = TextEncoder(tiny_san.clip.text)
+    names = [n * "ab " + f"{n} {twin}" for twin in "xyz" for n in range(1, 60)]
+    rows = encoder(names, "plain")
+    assert len(counted) > 3
+    for count, length in counted:
+        assert count == 1 or count * (length - 2 + AROUND) <= TOKENS_AT_ONCE  # less start and end
+    real = sum(len(encoder.tokenizer.encode(name)) + 2 for name in names)
+    assert sum(count * length for count, length in counted) < 1.2 * real
+    torch.testing.assert_close(
+        rows, torch.cat([encoder([name], "plain") for name in names]), atol=1e-5, rtol=0
+    )
+
+
+def test_what_templates_begin_with_is_computed_once(tiny_san: SAN, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 names of a few tokens in prompts of a dozen, hardly more than the names go through the blocks."""
+    tokens = 0
+    split = TextBlock._split
+
+    def counting(self: TextBlock, x: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+        nonlocal tokens
+        tokens += x.shape[0] * x.shape[1] if parts > 1 else 0
+        return split(self, x, parts)
+
+    monkeypatch.setattr(TextBlock, "_split", counting)
+    names, encoder = [f"x{n}" for n in range(10, 30)], TextEncoder(tiny_san.clip.text)
+    encoder(names, "vild")
+    prompts = [template.replace("{}", name) for template in TEMPLATES["vild"] for name in names]
+    whole = sum(len(encoder.tokenizer.encode(prompt)) + 2 for prompt in prompts)
+    assert tokens < 0.65 * whole * tiny_san.config.clip.text.layers
+
+
+def test_known_names_need_no_tokenizer(tiny_san: SAN) -> None:
+    cache = TextCache(None)
+    TextEncoder(tiny_san.clip.text, "a", cache)(NAMES, "plain")
+    again = TextEncoder(tiny_san.clip.text, "a", cache)
+    again(NAMES, "plain")
+    assert "tokenizer" not in vars(again)
 
 
 def test_a_name_is_encoded_once_for_each_model_and_template_set(
