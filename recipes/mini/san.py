@@ -272,7 +272,7 @@ def main() -> None:
     for name in ("--data", "--lite2", "--run"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--withheld", action="store_true", help="train without the names of withheld.py")
-    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--photos", type=int, default=4)
     options = parser.parse_args()
