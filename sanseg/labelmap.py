@@ -17,9 +17,13 @@ from torch import Tensor
 from sanseg.images import Geometry
 from sanseg.vocabulary import other_id
 
-# Scores at once, by kind of device. On a CPU 8 MB stay in its caches, and masks hardly vary in so small a tile,
-# so that most rows cannot win there (see `_contenders`); a GPU wants more to do at once.
-TILE_FLOATS = {"cpu": 1 << 21, "gpu": 1 << 24}
+# How much is done at once, by kind of device. On a CPU it stays in the caches; a GPU wants more to do.
+TILE_FLOATS = {"cpu": 1 << 21, "gpu": 1 << 24}  # scores
+TILE_PIXELS = {"cpu": (1 << 12, 1 << 15), "gpu": (1 << 16, 1 << 17)}  # of a tile: from, to
+# Between these, a tile is so many cells of the mask grid high and wide: masks hardly vary in so small a tile, so that
+# most rows cannot win there and most queries are nowhere near.
+TILE_CELLS = 5
+LEFT_OUT = 1e-6  # of the best score: what queries that are not asked may amount to, about as much as rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,43 +67,44 @@ def label_map_of_views(views: Sequence[View], row_label: Sequence[int]) -> tuple
     Raises ValueError also for no views, and for views of different pictures or rows.
     """
     checked = [_checked(view.mask_logits, view.probabilities) for view in views]
-    pictures, rows_of = {view.geometry.original for view in views}, {len(p_RQ) for _, p_RQ in checked}
+    pictures, rows_of = {view.geometry.original for view in views}, {p_QR.shape[1] for _, p_QR in checked}
     if len(pictures) != 1 or len(rows_of) != 1:
         raise ValueError("the views are none, or of different pictures or words: pass those of one answer")
     height, width = views[0].geometry.original
-    p_RQ = _joined([p_RQ for _, p_RQ in checked], dim=1)
-    if len(row_label) != len(p_RQ):
-        raise ValueError(f"{len(row_label)} row labels for {len(p_RQ)} rows: give one for each row")
-    total_1Q = p_RQ.sum(0, keepdim=True)
-    weighted = [(masks, *_weights(masks, view)) for view, (masks, _) in zip(views, checked, strict=True)]
-    best = torch.empty(height, width, dtype=torch.int32, device=p_RQ.device)
-    share = torch.empty(height, width, device=p_RQ.device)
-    pixels = TILE_FLOATS["cpu" if best.is_cpu else "gpu"] // max(p_RQ.shape)
-    for rows, columns in _tiles(height, width, pixels):
-        if columns.start == 0:
-            bands = [(_band(masks, down_Hh[rows]), across_wW) for masks, down_Hh, across_wW in weighted]
-        s_QP = _joined([_inside(band_Qyw, across_wW[:, columns]) for band_Qyw, across_wW in bands]).sigmoid_()
-        likely = _contenders(p_RQ, s_QP)
-        score_P, index_P = (s_QP.T @ p_RQ[likely].T).max(dim=1)  # along memory: dim=0 takes twice as long
-        # The total is zero only where every mask underflows: nothing is known there, and the share is zero.
-        share_P = score_P / (total_1Q @ s_QP)[0].clamp_min(torch.finfo(torch.float32).tiny)
-        tile = (rows.stop - rows.start, columns.stop - columns.start)
-        best[rows, columns] = likely[index_P].view(tile).int()
-        share[rows, columns] = share_P.clamp_max_(1).view(tile)
+    p_QR = _joined([p_QR for _, p_QR in checked])
+    if len(row_label) != p_QR.shape[1]:
+        raise ValueError(f"{len(row_label)} row labels for {p_QR.shape[1]} rows: give one for each row")
+    best = torch.empty(height, width, dtype=torch.int32, device=p_QR.device)
+    share = torch.empty(height, width, device=p_QR.device)
+    tall, wide = _tile(height, width, max(masks[0].numel() for masks, _ in checked), best.device)
+    columns = _spans(width, wide)
+    resized = [_Resized(masks, view, columns) for view, (masks, _) in zip(views, checked, strict=True)]
+    room = _Room(p_QR, tall * wide)
+    for rows in _spans(height, tall):
+        bands = [one.band(rows) for one in resized]
+        low_TQ = _joined([band.low for band in bands], dim=1)
+        high_TQ = _joined([band.high for band in bands], dim=1)
+        for tile, (leader, asked_q) in enumerate(_asked(p_QR, low_TQ, high_TQ)):
+            p_qR = p_QR[asked_q]
+            likely = _contenders(p_qR, leader, low_TQ[tile, asked_q], high_TQ[tile, asked_q])
+            index_P, share_P = room.winners(p_qR, likely, room.masks(bands, tile, asked_q))
+            size = (rows.stop - rows.start, columns[tile].stop - columns[tile].start)
+            best[rows, columns[tile]] = likely[index_P].view(size).int()
+            share[rows, columns[tile]] = share_P.view(size)
     return _ids(row_label)[best.cpu().numpy()], share.cpu().numpy()
 
 
 def score_map(mask_logits_Qhw: Tensor, probabilities_QR: Tensor, geometry: Geometry) -> Tensor:
     """The score of every row at every pixel, (R, H, W) float32, by the plain formula."""
-    masks, p_RQ = _checked(mask_logits_Qhw, probabilities_QR)
+    masks, p_QR = _checked(mask_logits_Qhw, probabilities_QR)
     padded = F.interpolate(masks[None], size=geometry.padded, mode="bilinear", align_corners=False)
     content = padded[..., : geometry.content[0], : geometry.content[1]]
     original_1QHW = F.interpolate(content, size=geometry.original, mode="bilinear", align_corners=False)
-    return torch.einsum("rq,qyx->ryx", p_RQ, original_1QHW[0].sigmoid())
+    return torch.einsum("qr,qyx->ryx", p_QR, original_1QHW[0].sigmoid())
 
 
 def _checked(mask_logits_Qhw: Tensor, probabilities_QR: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask logits (Q, h, w) and probabilities (R, Q), float32 on one device."""
+    """Mask logits (Q, h, w) and probabilities (Q, R), float32 on one device."""
     if (
         mask_logits_Qhw.ndim != 3
         or probabilities_QR.ndim != 2
@@ -112,8 +117,8 @@ def _checked(mask_logits_Qhw: Tensor, probabilities_QR: Tensor) -> tuple[Tensor,
     for what, tensor in (("mask logits", mask_logits_Qhw), ("probabilities", probabilities_QR)):
         if not tensor.isfinite().all():
             raise ValueError(f"{what} hold NaN or infinity: run the model in float32 or bfloat16")
-    masks = mask_logits_Qhw.float()
-    return masks, probabilities_QR.to(masks.device, torch.float32).T.contiguous()
+    masks = mask_logits_Qhw.detach().float()
+    return masks, probabilities_QR.detach().to(masks.device, torch.float32)
 
 
 def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -137,27 +142,55 @@ def _weights(masks_Qhw: Tensor, view: View) -> tuple[Tensor, Tensor]:
     return weights[0].T, weights[1].flip(1) if view.flipped else weights[1]
 
 
-def _tiles(height: int, width: int, pixels: int) -> list[tuple[slice, slice]]:
-    """Row and column ranges of at most so many pixels that cover the picture, band by band."""
+def _tile(height: int, width: int, cells: int, device: torch.device) -> tuple[int, int]:
+    """How high and how wide the tiles of a picture are whose masks have so many cells."""
+    least, most = TILE_PIXELS[_kind(device)]
+    pixels = min(max(TILE_CELLS**2 * height * width // cells, least), most)
     tall = min(height, isqrt(pixels))
-    wide = min(width, pixels // tall)
-    return [
-        (slice(y, min(y + tall, height)), slice(x, min(x + wide, width)))
-        for y in range(0, height, tall)
-        for x in range(0, width, wide)
-    ]
+    return tall, min(width, pixels // tall)
 
 
-def _band(masks_Qhw: Tensor, down_yh: Tensor) -> Tensor:
-    """Mask logits (Q, y, w) at the original's rows y: only the grid's rows that reach them are read."""
-    reach = _reach(down_yh.any(0))
-    return down_yh[:, reach] @ masks_Qhw[:, reach]
+def _kind(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "gpu"
 
 
-def _inside(band_Qyw: Tensor, across_wx: Tensor) -> Tensor:
-    """Mask logits (Q, P) of the tile at the original's columns x of a band."""
-    reach = _reach(across_wx.any(1))
-    return (band_Qyw[:, :, reach] @ across_wx[reach]).flatten(1)
+def _spans(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Band:
+    """Some rows of the original picture, y, as one view has them; its tiles, T, stand beside each other.
+
+    mask_logits: (Q, y, w), on the grid's columns. across: for each tile the grid's columns that reach it, and their
+    weights (.., x) there. low, high: (T, Q), between what the masks lie in each tile, after the sigmoid.
+    """
+
+    mask_logits: Tensor
+    across: list[tuple[slice, Tensor]]
+    low: Tensor
+    high: Tensor
+
+
+class _Resized:
+    """The masks of a view at the size of the original picture, a band at a time."""
+
+    def __init__(self, masks_Qhw: Tensor, view: View, columns: Sequence[slice]) -> None:
+        self.masks_Qhw = masks_Qhw
+        self.down_Hh, across_wW = _weights(masks_Qhw, view)
+        reaches = [_reach(across_wW[:, x].any(1)) for x in columns]
+        self.across = [(w, across_wW[w, x].contiguous()) for w, x in zip(reaches, columns, strict=True)]
+        self.rounding = 1e-6 * masks_Qhw.abs().amax()
+
+    def band(self, rows: slice) -> _Band:
+        reach = _reach(self.down_Hh[rows].any(0))
+        near_Qhw = self.masks_Qhw[:, reach]
+        # Every resized logit is a mean of logits of the grid that reach it, so between the least and the most.
+        low_Qw, high_Qw = near_Qhw.amin(1), near_Qhw.amax(1)
+        low_TQ = torch.stack([low_Qw[:, w].amin(1) for w, _ in self.across]) - self.rounding
+        high_TQ = torch.stack([high_Qw[:, w].amax(1) for w, _ in self.across]) + self.rounding
+        logits_Qyw = self.down_Hh[rows, reach] @ near_Qhw
+        return _Band(logits_Qyw, self.across, low_TQ.sigmoid_(), high_TQ.sigmoid_())
 
 
 def _reach(used: Tensor) -> slice:
@@ -165,19 +198,76 @@ def _reach(used: Tensor) -> slice:
     return slice(int(where[0]), int(where[-1]) + 1)
 
 
-def _contenders(p_RQ: Tensor, s_QP: Tensor) -> Tensor:
+def _asked(p_QR: Tensor, low_TQ: Tensor, high_TQ: Tensor) -> list[tuple[int, Tensor]]:
+    """For each tile the row that leads it, and the queries that have a say there, ascending.
+
+    The leader is the row that scores most with every mask at its lowest in the tile, so the best score is at least
+    that everywhere. The queries that have no say add less than LEFT_OUT of it to all scores together, even with every
+    mask at its highest.
+    """
+    least_T, leader_T = (low_TQ @ p_QR).max(1)
+    most_TQ, order_TQ = (high_TQ * p_QR.sum(1)).sort(1)
+    left_T = (most_TQ.cumsum(1) <= LEFT_OUT * least_T[:, None]).sum(1)
+    counted = zip(leader_T.tolist(), order_TQ, left_T.tolist(), strict=True)
+    return [(leader, order_Q[left:].sort().values) for leader, order_Q, left in counted]
+
+
+def _contenders(p_qR: Tensor, leader: int, low_q: Tensor, high_q: Tensor) -> Tensor:
     """The rows that could win somewhere in a tile, int64, ascending.
 
-    The leader is the row that scores most with every mask at its lowest in the tile. Another row's lead over it
-    is the sum over masks of the difference in probability times the mask, so at most what it is with each mask
-    at the end of its range that suits that row. A row whose lead is below zero even then cannot win.
+    Another row's lead over the leader is the sum over masks of the difference in probability times the mask, so at
+    most what it is with each mask at the end of its range that suits that row. A row whose lead is below zero even
+    then cannot win.
     """
-    low_Q, high_Q = s_QP.amin(1), s_QP.amax(1)
-    least_R = p_RQ @ low_Q
-    leader = least_R.argmax()
-    difference_RQ = p_RQ - p_RQ[leader]
-    lead_R = difference_RQ @ low_Q + difference_RQ.clamp_min_(0) @ (high_Q - low_Q)
-    return (lead_R >= -1e-5 * least_R[leader]).nonzero()[:, 0]  # below zero: rounding
+    difference_qR = p_qR - p_qR[:, leader, None]
+    lead_R = low_q @ difference_qR + (high_q - low_q) @ difference_qR.clamp_min_(0)
+    return (lead_R >= -1e-5 * (low_q @ p_qR[:, leader])).nonzero()[:, 0]  # below zero: rounding
+
+
+class _Room:
+    """Memory that all tiles use in turn: to be given it afresh costs more time than what is computed in it."""
+
+    def __init__(self, p_QR: Tensor, pixels: int) -> None:
+        queries, rows = p_QR.shape
+        scores = max(TILE_FLOATS[_kind(p_QR.device)], rows + 1)
+        short = torch.int16 if rows <= 1 << 15 else torch.int32
+        self.mask_logits = p_QR.new_empty(queries * pixels)
+        self.scores = p_QR.new_empty(scores)
+        self.best = p_QR.new_empty(scores, dtype=short)
+        self.from_last_R1 = torch.arange(rows - 1, -1, -1, dtype=short, device=p_QR.device)[:, None]
+
+    def masks(self, bands: Sequence[_Band], tile: int, asked_q: Tensor) -> Tensor:
+        """The masks (q, P) of a tile, after the sigmoid."""
+        y, x = bands[0].mask_logits.shape[1], bands[0].across[tile][1].shape[1]
+        logits_qP = self.mask_logits[: len(asked_q) * y * x].view(len(asked_q), y * x)
+        before = done = 0
+        for band in bands:
+            after = before + len(band.mask_logits)
+            own_q = asked_q if len(bands) == 1 else asked_q[(before <= asked_q) & (asked_q < after)] - before
+            w, across_wx = band.across[tile]
+            resized = logits_qP[done : done + len(own_q)].view(len(own_q) * y, x)
+            resized.addmm_(band.mask_logits[:, :, w][own_q].flatten(0, 1), across_wx, beta=0)
+            before, done = after, done + len(own_q)
+        return logits_qP.sigmoid_()
+
+    def winners(self, p_qR: Tensor, likely_n: Tensor, s_qP: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the likely rows is best (P), int32, the first of equals, and its share of all rows' scores (P)."""
+        p_nq = torch.cat([p_qR[:, likely_n], p_qR.sum(1, keepdim=True)], 1).T
+        at_once = max(1, len(self.scores) // len(p_nq))
+        index, share = zip(*(self._winners(p_nq, s_qp) for s_qp in s_qP.split(at_once, dim=1)), strict=True)
+        return _joined(index), _joined(share)
+
+    def _winners(self, p_nq: Tensor, s_qP: Tensor) -> tuple[Tensor, Tensor]:
+        rows, pixels = len(p_nq) - 1, s_qP.shape[1]
+        # This way round: with few rows, torch's product of (P, q) and (q, n) takes ten times as long.
+        scores_nP = self.scores[: (rows + 1) * pixels].view(rows + 1, pixels).addmm_(p_nq, s_qP, beta=0)
+        best_P, total_P = scores_nP[:-1].amax(0), scores_nP[-1]
+        # `max` and `argmax` over the first axis take several times as long as this.
+        best_nP = torch.eq(scores_nP[:-1], best_P, out=self.best[: rows * pixels].view(rows, pixels))
+        index_P = rows - 1 - best_nP.mul_(self.from_last_R1[-rows:]).amax(0).int()
+        # The total is zero only where every mask underflows: nothing is known there, and the share is zero.
+        share_P = best_P / total_P.clamp_min_(torch.finfo(torch.float32).tiny)
+        return index_P, share_P.clamp_max_(1)
 
 
 def _ids(row_label: Sequence[int]) -> np.ndarray:

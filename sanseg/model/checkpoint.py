@@ -128,10 +128,20 @@ class _Shapes(TorchFunctionMode):
         return func(*args, **given)
 
 
+def precision(name: str, config: SANConfig, dtype: torch.dtype) -> torch.dtype:
+    """What a tensor becomes in a network of some dtype. A convolutional stem stays float32 beside bfloat16: batch
+    normalisation is folded into its weights, and rounded to 8 bits they alone cost most of what bfloat16 does.
+    """
+    stays = config.clip.vision.stem and name.startswith("clip.visual.stem.") and dtype is torch.bfloat16
+    return torch.float32 if stays else dtype
+
+
 def read_tensors(head: Head, dtype: torch.dtype) -> dict[str, Tensor]:
     """Every tensor, as `dtype`, on the CPU. Raises ValueError naming tensors that are not finite."""
     with _opened(head.path) as file:
-        tensors = {name: file.get_tensor(name).to(dtype) for name in head.tensors}
+        tensors = {
+            name: file.get_tensor(name).to(precision(name, head.config, dtype)) for name in head.tensors
+        }
     check_finite(tensors, head.path)
     return tensors
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from sanseg.model.config import CLIPConfig
 from sanseg.model.stem import STEMS, Guess
 from sanseg.model.text import LAYER_NORM_EPS, TextTower
-from sanseg.model.transformer import Block, drawn, recognition_mask, resize_position
+from sanseg.model.transformer import Block, drawn, known, recognition_mask, resize_position
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,29 @@ class VisionTower(nn.Module):
 
 
 def max_pool_to(maps_BChw: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Adaptive max pooling. MPS has it only for sides that divide, and is silently wrong for others."""
-    divides = all(side % wanted == 0 for side, wanted in zip(maps_BChw.shape[2:], grid, strict=True))
-    if maps_BChw.device.type == "mps" and not divides:
-        return F.adaptive_max_pool2d(maps_BChw.cpu(), grid).to(maps_BChw.device)
-    return F.adaptive_max_pool2d(maps_BChw, grid)
+    """What `F.adaptive_max_pool2d` gives: on MPS too, which has it for some sides only, and on a CPU in a tenth of
+    its time where channels are innermost in memory.
+
+    To a grid that is not `known`: not smaller than half of the maps.
+    """
+    maps_BhwC = maps_BChw.permute(0, 2, 3, 1)
+    return _max_of_windows(_max_of_windows(maps_BhwC, 1, grid[0]), 2, grid[1]).permute(0, 3, 1, 2)
+
+
+def _max_of_windows(maps_BhwC: Tensor, dim: int, windows: int) -> Tensor:
+    """Adaptive max pooling along one side."""
+    side = maps_BhwC.shape[dim]
+    if known((side, windows)):
+        if side == windows:
+            return maps_BhwC
+        widest = -(-side // windows) + (side % windows > 0)
+    else:
+        torch._check(side <= 2 * windows, lambda: "the masks' grid is more than twice as fine as CLIP's")
+        widest = 3
+    places = torch.arange(windows, device=maps_BhwC.device)
+    first, last = places * side // windows, ((places + 1) * side - 1) // windows
+    taken = [maps_BhwC.index_select(dim, torch.minimum(first + place, last)) for place in range(widest)]
+    return reduce(torch.maximum, taken)
 
 
 class CLIP(nn.Module):

@@ -61,17 +61,21 @@ class SAN(nn.Module):
         shallow = self.clip.visual.shallow(self.clip_image(image_B3HW), self.config.split, wanted)
         masks, biases = zip(*self.side_adapter(image_B3HW, shallow, auxiliary=auxiliary), strict=True)
         # [SLS] tokens do not see each other: those of all readings ride through CLIP's deep blocks together.
-        region_BQE = self.recognise(shallow, torch.cat(masks, dim=1), torch.cat(biases, dim=2))
+        region_BQE = self.recognise(shallow, _together(masks, dim=1), _together(biases, dim=2))
         regions = region_BQE.split(self.config.side.queries, dim=1)
         return [Proposals(*proposed) for proposed in zip(masks, regions, strict=True)]
 
     def recognise(self, shallow: Shallow, mask_logits_BQhw: Tensor, bias_BNQhw: Tensor) -> Tensor:
         """Region embeddings (B, Q, E), unit length: CLIP's, and its stem's guess of what each mask holds, if any."""
+        return self.guessed(self.clip.visual.recognise(shallow, bias_BNQhw), shallow, mask_logits_BQhw)
+
+    def guessed(self, region_BQE: Tensor, shallow: Shallow, mask_logits_BQhw: Tensor) -> Tensor:
+        """Region embeddings with what CLIP's stem guesses that each mask holds, where it guesses."""
         visual = self.clip.visual
-        region_BQE = visual.recognise(shallow, bias_BNQhw)
         if visual.guess is None or shallow.guess is None:
             return region_BQE
-        share_BQhw = F.adaptive_avg_pool2d(mask_logits_BQhw.sigmoid(), shallow.guess.shape[2:])
+        h, w = shallow.guess.shape[2:]
+        share_BQhw = F.adaptive_avg_pool2d(mask_logits_BQhw.sigmoid(), (h, w))
         return visual.guess.join(region_BQE, shallow.guess, share_BQhw)
 
     def clip_image(self, image_B3HW: Tensor) -> Tensor:
@@ -117,3 +121,7 @@ class SAN(nn.Module):
             for name, parameter in self.named_parameters()
             if name.startswith("side_adapter.") or name in ("nothing", "clip.visual.position")
         }
+
+
+def _together(tensors: tuple[Tensor, ...], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)  # one reading is not copied

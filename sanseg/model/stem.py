@@ -125,8 +125,10 @@ class LiteStem(nn.Module):
 
     def forward(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, D, h, w) at stride 16, (B, FINE_CHANNELS, 2 h, 2 w) at 8, (B, COARSE_CHANNELS, h/2, w/2) at 32."""
-        fine, middle, last = self.features(image_B3HW)
-        return self.join(middle, last), fine, last
+        # As precise as its own weights: see `checkpoint.precision`.
+        fine, middle, last = self.features(image_B3HW.to(self.project.weight.dtype))
+        tokens, dtype = self.join(middle, last), image_B3HW.dtype
+        return tokens.to(dtype), fine.to(dtype), last.to(dtype)
 
 
 class Lite0Stem(LiteStem):
@@ -161,7 +163,8 @@ class Guess(nn.Module):
     def forward(self, coarse_BChw: Tensor) -> Tensor:
         """The stem's features at stride 32 to guesses (B, E, h, w), no longer than 1."""
         hidden = F.relu6(self.convolution(coarse_BChw)).permute(0, 2, 3, 1)
-        return (self.linear(hidden).softmax(-1) @ self.names).permute(0, 3, 1, 2)
+        guess_BhwE: Tensor = self.linear(hidden).softmax(-1) @ self.names
+        return guess_BhwE.permute(0, 3, 1, 2)
 
     def join(self, region_BQE: Tensor, guess_BEhw: Tensor, share_BQhw: Tensor) -> Tensor:
         """Unit embeddings (B, Q, E) with the mean guess of their places added, unit again.

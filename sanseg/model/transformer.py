@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sanseg.model.attention import attention
+
 
 def drawn(*shape: int, std: float) -> nn.Parameter:
     """A parameter of normal random values."""
@@ -20,7 +22,8 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        gate = (1.702 * x).sigmoid_()  # in place: fresh memory costs a CPU more than the arithmetic
+        return x * gate if gate.requires_grad else gate.mul_(x)
 
 
 class Block(nn.Module):
@@ -49,7 +52,7 @@ class Block(nn.Module):
 
     def _forward(self, x_BLD: Tensor, *, causal: bool) -> Tensor:
         q, k, v = self._split(self.qkv(self.norm_1(x_BLD)), 3)
-        return self._finish(x_BLD, F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+        return self._finish(x_BLD, attention(q, k, v, causal=causal))
 
     def beside(
         self, sls_BQD: Tensor, context_BLD: Tensor, mask_BNQM: Tensor, *, last: bool
@@ -76,7 +79,7 @@ class Block(nn.Module):
             k, v = self._split(F.linear(normed, self.qkv.weight[width:], self.qkv.bias[width:]), 2)
         else:
             q, k, v = self._split(self.qkv(normed), 3)
-            context_BLD = self._finish(context_BLD, F.scaled_dot_product_attention(q, k, v))
+            context_BLD = self._finish(context_BLD, attention(q, k, v))
         q, own_k, own_v = self._split(self.qkv(self.norm_1(sls_BQD)), 3)
         keys = torch.cat([own_k, k[:, :, 1:]], dim=2)  # without the class token
         values = torch.cat([own_v, v[:, :, 1:]], dim=2)
@@ -106,9 +109,14 @@ def recognition_mask(bias_BNQhw: Tensor) -> Tensor:
     return torch.cat([apart.expand(B, N, Q, Q), bias_BNQhw.flatten(3)], dim=3)
 
 
+def known(size: tuple[int, ...]) -> bool:
+    """Whether a size is numbers. While a network is exported it may be symbols, and comparing would fix them."""
+    return all(isinstance(side, int) for side in size)
+
+
 def resize_position(position_LD: Tensor, grid: int, size: tuple[int, int]) -> Tensor:
     """A positional embedding (grid * grid, D) for a grid of `size` (h, w): (h * w, D), bicubic, not antialiased."""
-    if size == (grid, grid):
+    if known(size) and size == (grid, grid):
         return position_LD
     square = position_LD.view(1, grid, grid, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(square, size=size, mode="bicubic", align_corners=False)

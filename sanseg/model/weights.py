@@ -18,6 +18,7 @@ from sanseg.model.checkpoint import (
     checksum,
     frozen_clip,
     outline,
+    precision,
     read_head,
     read_tensors,
     skeleton,
@@ -51,7 +52,7 @@ def load_san(
     name_or_path: a key of NAMED (downloaded and converted at first use), a .safetensors file that `save_san`
     or `convert` wrote, a released .pth file, which is converted in memory, or "open_clip:NAME:PRETRAINED", an
     untrained SAN on that CLIP (`open_clip_san`).
-    dtype: what the parameters become, whatever they are stored as.
+    dtype: what the parameters become, whatever they are stored as; but for some, see `checkpoint.precision`.
     clip: for a file that holds only a side adapter, the full checkpoint whose CLIP it belongs to.
 
     Raises ValueError for unknown names, for files that are damaged, hostile, or hold other tensors than their
@@ -69,14 +70,15 @@ def load_san(
             raise ValueError(
                 f"{path} holds only a side adapter: convert it first, naming its CLIP's checkpoint"
             )
-        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        state = {name: tensor.to(precision(name, config, dtype)) for name, tensor in state.items()}
         check_finite(state, path)
         san = outline(config)
     else:
         head = read_head(path)
         frozen = _clip_for(head, clip)
         san = skeleton(head)
-        state = read_tensors(head, dtype) | {name: tensor.to(dtype) for name, tensor in frozen.items()}
+        state = read_tensors(head, dtype)
+        state |= {name: tensor.to(precision(name, head.config, dtype)) for name, tensor in frozen.items()}
     san.load_state_dict(state, assign=True)
     return san.to(device).eval()
 

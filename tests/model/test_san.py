@@ -13,7 +13,7 @@ from torch import Tensor
 from sanseg.model.clip import max_pool_to
 from sanseg.model.config import SAN_MINI, SAN_VIT_B16, SAN_VIT_L14, SANConfig
 from sanseg.model.san import CLIP_TRAINS, PARTS, SAN
-from sanseg.model.transformer import Block
+from sanseg.model.transformer import Block, QuickGELU
 from tests.conftest import make_san
 
 
@@ -266,7 +266,41 @@ def test_an_unknown_stem_is_refused(tiny_config: SANConfig) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("sizes", [((40, 40), (32, 32)), ((40, 40), (20, 20)), ((10, 14), (8, 11))])
+def test_biases_are_scaled_products_of_queries_and_keys(tiny_san: SAN) -> None:
+    """Sec. 3.2, as it is written: keys for each head, and what they have in common with the queries."""
+    decoder, side = tiny_san.side_adapter.decoder, tiny_san.config.side
+    decoder.bias_scale.fill_(1.7)
+    decoder.bias_offset.fill_(-0.4)
+    queries, patches = torch.randn(2, side.queries, side.width), torch.randn(2, 12, side.width)
+    _, bias = decoder(queries, patches, (3, 4), patches, (3, 4))
+    keys_BLNC = decoder.bias(patches).unflatten(2, (decoder.heads, -1))
+    products_BNQL = torch.einsum("bqc,blnc->bnql", decoder.query(queries), keys_BLNC)
+    torch.testing.assert_close(bias, (1.7 * products_BNQL - 0.4).unflatten(3, (3, 4)), atol=1e-5, rtol=1e-4)
+
+
+def test_the_activation_of_clip_and_its_gradient() -> None:
+    x = torch.linspace(-8, 8, 99, requires_grad=True)
+    wanted = x * torch.sigmoid(1.702 * x)
+    got = QuickGELU()(x)
+    assert got.equal(wanted)
+    (gradient,), (plain,) = torch.autograd.grad(got.sum(), x), torch.autograd.grad(wanted.sum(), x)
+    torch.testing.assert_close(gradient, plain)
+    given = x.detach().clone()
+    assert QuickGELU()(given).equal(wanted)
+    assert given.equal(x)  # untouched
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ((40, 40), (32, 32)),
+        ((40, 40), (20, 20)),
+        ((10, 14), (8, 11)),
+        ((9, 50), (2, 7)),
+        ((5, 8), (9, 8)),
+    ],
+)
 def test_pooling_is_adaptive(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
     maps = torch.randn(2, 3, *sizes[0])
     assert max_pool_to(maps, sizes[1]).equal(torch.nn.functional.adaptive_max_pool2d(maps, sizes[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sanseg.model.clip import CLIP
 from sanseg.model.config import SANConfig
 from sanseg.model.san import SAN
 from sanseg.model.stem import STEMS, Guess
+from sanseg.model.weights import load_san, save_san
 from tests.conftest import make_san
 
 CLASSES = 6
@@ -102,3 +104,21 @@ def test_only_a_stem_with_a_classifier_guesses(tiny_config: SANConfig) -> None:
 
 def _apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
+
+
+@torch.inference_mode()
+def test_beside_bfloat16_a_stem_stays_float32(guessing_san: SAN, tmp_path: Path) -> None:
+    save_san(tmp_path / "san.safetensors", guessing_san, kind="san")
+    loaded = load_san(tmp_path / "san.safetensors", dtype=torch.bfloat16)
+    precise = {name for name, one in loaded.named_parameters() if one.dtype is torch.float32}
+    assert precise == {name for name, _ in loaded.named_parameters() if name.startswith("clip.visual.stem.")}
+    for name in precise:
+        assert loaded.get_parameter(name).equal(guessing_san.get_parameter(name))
+    proposals = loaded.propose(torch.randn(1, 3, 64, 96, dtype=torch.bfloat16))
+    assert proposals.mask_logits.dtype is proposals.embeddings.dtype is torch.bfloat16
+    image = torch.randn(1, 3, 64, 96)
+    of_both = [
+        loaded.clip.visual.stem(image.bfloat16())[0],
+        guessing_san.clip.visual.stem(image.bfloat16().float())[0],
+    ]
+    torch.testing.assert_close(of_both[0], of_both[1].bfloat16())
