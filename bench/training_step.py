@@ -1,14 +1,17 @@
-"""Seconds and memory of one step of training, by model, pictures at once, precision and activation checkpointing.
+"""One step of training: seconds beside those of its matrix products, and memory beside the plain way's.
 
     python bench/training_step.py                                     # ViT-B/16, 2 pictures of 640 x 640, float32
     python bench/training_step.py --dtype bfloat16 --pictures 1 2 4 --checkpointing both
     python bench/training_step.py --model san-vit-l-14
+    python bench/training_step.py --dtype float32 bfloat16 --plain    # beside attention as it is written
 
 Random weights, pictures and masks, the released recipe (`TrainConfig()`), 171 labels. Each row is a process of its
 own. "tensors" is the largest sum of all tensors alive during a step, weights and the optimizer's moments
 included, which is the same on every machine that takes the same kernels; "process" is the largest resident size
-that the system saw, libraries included. Threads are torch's default; set OMP_NUM_THREADS
-to change them. Unix only.
+that the system saw, libraries included. "bound" is the time of every matrix product that torch is asked for in a step,
+forward, backward and losses, by itself, in turn with the steps (sanseg/benchmark/products.py says how); with
+checkpointing, what is computed twice is twice in it. "plain" computes attention by matrices that exist, torch's own
+"math" in place of its fused kernels. Threads are torch's default; set OMP_NUM_THREADS to change them. Unix only.
 """
 
 from __future__ import annotations
@@ -20,13 +23,17 @@ import resource
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
+from sanseg.benchmark.products import Bound, Recorder, flop
 from sanseg.data.stream import Batch
 from sanseg.devices import DTYPES
 from sanseg.division import count, make_part
@@ -48,14 +55,21 @@ class Case:
     pictures: int
     dtype: str
     checkpointing: bool
+    plain: bool
     steps: int
 
 
 @dataclass(frozen=True)
 class Measured:
-    """seconds: of a step, the median. tensors, process: gigabytes (1e9 bytes), see the module."""
+    """seconds, bound: of a step, medians. ratio: of the two. gflop: 1e9 operations of the products in the bound.
+
+    tensors, process: gigabytes (1e9 bytes), see the module.
+    """
 
     seconds: float
+    bound: float
+    ratio: float
+    gflop: float
     tensors: float
     process: float
 
@@ -73,6 +87,11 @@ def random_batch(pictures: int) -> Batch:
 
 
 def measure(case: Case) -> Measured:
+    with sdpa_kernel(SDPBackend.MATH) if case.plain else nullcontext():
+        return measure_here(case)
+
+
+def measure_here(case: Case) -> Measured:
     torch.manual_seed(0)
     san = SAN(MODELS[case.model]).eval()
     san.checkpointing = case.checkpointing
@@ -91,13 +110,22 @@ def measure(case: Case) -> Measured:
     at_rest = [*san.parameters(), *rows, batch.images, batch.index_maps]
     moments = [moment for state in training.optimizer.state.values() for moment in state.values()]
     tensors = sum(one.nbytes for one in (*at_rest, *moments)) + allocation_peak(profiler)
-    seconds = []
-    for iteration in range(2, 2 + case.steps):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
+    with Recorder() as recorder:
+        one_step(2)
+    bound = Bound({"step": recorder.products}, torch.device("cpu"))
+    bound.time()
+    seconds, bounds = [], []
+    for iteration in range(3, 3 + case.steps):
         start = time.perf_counter()
         one_step(iteration)
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
-    return Measured(statistics.median(seconds), tensors / 1e9, peak / 1e9)
+        bounds.append(bound.time()["step"] / 1000)
+    step_seconds, bound_seconds = statistics.median(seconds), statistics.median(bounds)
+    gflop = flop(recorder.products) / 1e9
+    return Measured(
+        step_seconds, bound_seconds, step_seconds / bound_seconds, gflop, tensors / 1e9, peak / 1e9
+    )
 
 
 def allocation_peak(profiler: profile) -> int:
@@ -121,27 +149,32 @@ def main() -> None:
     parser.add_argument("--pictures", nargs="+", type=int, default=[2], help="in one pass")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--checkpointing", choices=["no", "yes", "both"], default="no")
+    parser.add_argument("--plain", action="store_true", help="also the plain way, a row of its own")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument(
         "--json", action="store_true", help="a line of JSON for each row, in place of the table"
     )
     options = parser.parse_args()
-    table = Table("model", "pictures", "dtype", "checkpointing", "s/step", "tensors GB", "process GB")
-    for model in options.model:
-        for dtype in options.dtype:
-            for pictures in options.pictures:
-                for checkpointing in {"no": [False], "yes": [True], "both": [False, True]}[
-                    options.checkpointing
-                ]:
-                    case = Case(model, pictures, dtype, checkpointing, options.steps)
-                    with multiprocessing.get_context("spawn").Pool(1) as alone:
-                        found = alone.apply(measure, (case,))
-                    if options.json:
-                        print(json.dumps(vars(case) | vars(found)), flush=True)
-                    numbers = (f"{found.seconds:.2f}", f"{found.tensors:.2f}", f"{found.process:.2f}")
-                    table.add_row(model, str(pictures), dtype, "yes" if checkpointing else "no", *numbers)
+    chosen = {"no": [False], "yes": [True], "both": [False, True]}[options.checkpointing]
+    ways = [False, True] if options.plain else [False]
+    table = Table("model", "pictures", "dtype", "checkpointing", "attention")
+    for heading in ("s/step", "bound s", "ratio", "GFLOP", "tensors GB", "process GB"):
+        table.add_column(heading, justify="right")
+    for model, dtype, pictures, checkpointing, plain in product(
+        options.model, options.dtype, options.pictures, chosen, ways
+    ):
+        case = Case(model, pictures, dtype, checkpointing, plain, options.steps)
+        with multiprocessing.get_context("spawn").Pool(1) as alone:
+            found = alone.apply(measure, (case,))
+        if options.json:
+            print(json.dumps(asdict(case) | asdict(found)), flush=True)
+        ways_told = ("yes" if checkpointing else "no", "plain" if plain else "fused")
+        numbers = (f"{number:,.2f}" for number in asdict(found).values())
+        table.add_row(model, str(pictures), dtype, *ways_told, *numbers)
     if not options.json:
-        Console().print(table, f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+        Console(width=max(Console().width, 120)).print(
+            table, f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+        )
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def curves_figure(
     `wide_range`. zero: the axis begins at 0 instead. marks: each point is marked.
     A legend is the page's to write, by SERIES.
     """
-    with _drawing(name, (4.9, 2.7)) as figure:
+    with drawing(name, (4.9, 2.7)) as figure:
         from matplotlib.ticker import FuncFormatter, LogFormatter
 
         axes = figure.subplots()
@@ -177,7 +177,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, noisy: bool)
 
 def reliability_figure(name: str, bins: Sequence[Bin], *, alt: str) -> bytes:
     """How often each confidence is right: an SVG for inside a page. name, alt: as for `curves_figure`."""
-    with _drawing(name, (3.4, 2.9)) as figure:
+    with drawing(name, (3.4, 2.9)) as figure:
         _draw_reliability(figure.subplots(), bins)
         return _svg(figure, alt)
 
@@ -204,7 +204,7 @@ def evaluation_figure(evaluation: Evaluation, worst: Sequence[Shown], best: Sequ
 def _charts(evaluation: Evaluation) -> Image.Image:
     metrics = evaluation.metrics
     name = legible_labels([evaluation.name])[0]
-    with _drawing("", (PAGE_WIDTH / CHART_DPI, 4.6)) as figure:
+    with drawing("", (PAGE_WIDTH / CHART_DPI, 4.6)) as figure:
         figure.suptitle(
             f"{name}: mIoU {metrics.miou_present:.1f} (labels present), {metrics.miou_union:.1f}"
             f" (present or predicted), {evaluation.pictures} pictures",
@@ -308,7 +308,7 @@ def _number(value: float, place: int) -> str:
 
 
 @contextmanager
-def _drawing(name: str, size: tuple[float, float]) -> Iterator[Figure]:
+def drawing(name: str, size: tuple[float, float]) -> Iterator[Figure]:
     """An empty figure of so many inches. name: salts the ids of an SVG."""
     try:
         import matplotlib.style

@@ -35,7 +35,7 @@ from tests.conftest import TINY, make_san
 CPU = torch.device("cpu")
 TINY_STEM = replace(
     TINY,
-    clip=replace(TINY.clip, vision=replace(TINY.clip.vision, stem="efficientnet-lite0")),
+    clip=replace(TINY.clip, vision=replace(TINY.clip.vision, stem="efficientnet-lite0", classes=10)),
     side=replace(TINY.side, mask_stride=8),
     clip_scale=1.0,
 )
@@ -112,6 +112,58 @@ def test_fused_attention_counts_as_its_two_products(config: SANConfig) -> None:
     assert {stage: flop(some) for stage, some in fused.items()} == {
         stage: flop(some) for stage, some in explicit.items()
     }
+
+
+def backward_of(work: nn.Module, x: Tensor, *, frozen: bool = False, onward: bool = True) -> Counter[Any]:
+    """The products of the way back alone. frozen: weights want no gradient; onward: the input does."""
+    out = work.requires_grad_(not frozen)(x.requires_grad_(onward))
+    with Recorder() as recorder:
+        out.sum().backward()
+    return recorder.products
+
+
+def test_what_comes_back_through_a_product_is_as_much_as_wants_a_gradient() -> None:
+    cases: list[tuple[nn.Module, Tensor, int]] = [
+        (nn.Linear(8, 24), torch.randn(5, 8), 2 * 5 * 8 * 24),
+        (nn.Conv2d(3, 8, 4, 4), torch.randn(2, 3, 8, 12), 2 * (2 * 8 * 2 * 3) * (3 * 16)),
+        (nn.Conv2d(6, 6, 3, groups=6), torch.randn(2, 6, 5, 7), 2 * (2 * 6 * 3 * 5) * 9),
+    ]
+    for work, x, forward in cases:
+        assert flop(backward_of(work, x)) == 2 * forward
+        assert flop(backward_of(work, x, frozen=True)) == forward
+        assert flop(backward_of(work, x, onward=False)) == forward
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_of_training_has_the_products_that_torch_counts(config: SANConfig, fused: bool) -> None:
+    """By the plain way, all of which torch's counter knows; fused attention has the same."""
+
+    def step(san: SAN) -> None:
+        for reading in san.readings(torch.randn(2, 3, 64, 96)):
+            (reading.mask_logits.sum() + reading.embeddings.sum()).backward(retain_graph=True)
+
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step(make_san(config))
+    with nullcontext() if fused else sdpa_kernel(SDPBackend.MATH), Recorder() as recorder:
+        step(make_san(config))
+    assert flop(recorder.products) == counter.get_total_flops()
+    kernels = {one for one in recorder.products if getattr(one, "wanted", None)}
+    assert kernels, "patches are trained"
+
+
+def test_gradients_are_replayed_as_they_were() -> None:
+    block = Block(8, 2, eps=1e-5, quick_gelu=True)
+    found = [
+        *backward_of(block, torch.randn(2, 6, 8)),
+        *backward_of(nn.Conv2d(3, 8, 4, 4), torch.randn(2, 3, 8, 12)),
+    ]
+    assert len(found) > 8
+    for work in found:
+        out = work.replay(CPU)()
+        if isinstance(work, Product):
+            assert out.shape == work.out
+        else:
+            assert [one if one is None else one.shape for one in out] == [(2, 3, 8, 12), (8, 3, 4, 4), None]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -41,13 +41,15 @@ class MaskCLIP:
         visual = self.san.clip.visual
         mask_logits_BQhw = propose_masks(self.san, image_B3HW)
         mask_B1RM = attention_mask(mask_logits_BQhw, visual.config)
-        context = visual.shallow(to_clips_square(image_B3HW, visual.config), 0, ()).tokens
+        shallow = visual.shallow(to_clips_square(image_B3HW, visual.config), 0, ())
+        context = shallow.tokens
         riders_BRD = context[:, :1].expand(-1, mask_B1RM.shape[2], -1)
         blocks = list(visual.blocks)
         for block in blocks:
             assert isinstance(block, Block)
             riders_BRD, context = block.beside(riders_BRD, context, mask_B1RM, last=block is blocks[-1])
-        return Proposals(mask_logits_BQhw, visual.embed(riders_BRD[:, :-1]))
+        region_BQE = visual.embed(riders_BRD[:, :-1])
+        return Proposals(mask_logits_BQhw, self.san.guessed(region_BQE, shallow, mask_logits_BQhw))
 
 
 def attention_mask(mask_logits_BQhw: Tensor, vision: VisionConfig) -> Tensor:

@@ -20,7 +20,7 @@ from sanseg.model.san import SAN, Proposals
 from sanseg.model.text import Classifier
 from sanseg.model.text_cache import TextCache
 from sanseg.model.weights import load_san
-from sanseg.segmenter import Segmenter
+from sanseg.segmenter import Proposer, Segmenter
 from sanseg.vocabulary import Vocabulary
 
 SEED = 0
@@ -79,16 +79,16 @@ class Case:
         """Vocabulary `number`: each differs from the one before by one word."""
         return vocabulary(number, number + self.labels)
 
-    def segmenter(self, san: SAN, texts: TextCache) -> Segmenter:
-        """Of a network of this case; with random weights its answers are `Plausible`."""
-        segmenter = Segmenter(san, text_cache=texts)
+    def segmenter(self, san: SAN, texts: TextCache, proposer: Proposer | None = None) -> Segmenter:
+        """Of a network of this case, or of what stands in for it; with random weights its answers are `Plausible`."""
+        segmenter = Segmenter(san, proposer=proposer, text_cache=texts)
         if not self.random:
             return segmenter
         _, geometry = prepare(self.photo(), san.config, segmenter.resize)
         grid = tuple(side // san.config.side.mask_stride for side in geometry.padded)
         classifier = segmenter.classifier(self.words())
         answer = plausible(san.config.side.queries, (grid[0], grid[1]), classifier, san.nothing.dtype)
-        return Segmenter(san, proposer=Plausible(san, answer), text_cache=texts)
+        return Segmenter(san, proposer=Plausible(segmenter.proposer, answer), text_cache=texts)
 
 
 def vocabulary(start: int, stop: int) -> Vocabulary:
@@ -103,17 +103,17 @@ def vocabulary(start: int, stop: int) -> Vocabulary:
 
 @dataclass(frozen=True, eq=False)
 class Plausible:
-    """A SAN of random weights that does all its work and then answers what a trained one might.
+    """What has random weights, does all its work, and then answers what a trained SAN might.
 
     The time of a label map depends on the masks and classes: random weights give all regions one class, with which
     it is at its fastest, and noise makes it slower than any photo does.
     """
 
-    san: SAN
+    proposer: Proposer
     answer: Proposals
 
     def propose(self, image_B3HW: Tensor) -> Proposals:
-        self.san.propose(image_B3HW)
+        self.proposer.propose(image_B3HW)
         return self.answer
 
 

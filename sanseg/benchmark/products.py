@@ -1,5 +1,8 @@
 """The matrix products of a photo's road, and the time that they take by themselves: the bound.
 
+Those of training too, where a `Recorder` stands around its step: what comes back through a product is one or two
+others, as torch is asked for them, through attention four.
+
 In the bound is every product that torch is asked for between the photo and the label map:
 
 - linear layers and the products of masks, biases, projections and classes, as a matrix product without the bias
@@ -89,6 +92,34 @@ class Product:
         return lambda: multiply(left, right, out=out)
 
 
+@dataclass(frozen=True)
+class ConvolutionGradient:
+    """What training asks of a convolution on its way back: of its input, of its weight, or both.
+
+    convolution: as in Product. wanted: whether of the input, the weight, the bias, which is a sum and no product.
+    """
+
+    out: Operand
+    x: Operand
+    weight: Operand
+    convolution: tuple[Any, ...]
+    wanted: tuple[bool, ...]
+
+    @property
+    def flop(self) -> int:
+        """As much for each as the convolution had."""
+        return 2 * prod(self.out.shape) * prod(self.weight.shape[1:]) * sum(self.wanted[:2])
+
+    def replay(self, device: torch.device) -> Callable[[], object]:
+        """As of Product."""
+        out, x, weight = (operand.make(device) for operand in (self.out, self.x, self.weight))
+        wanted = (*self.wanted[:2], False)
+        return lambda: torch.ops.aten.convolution_backward(out, x, weight, None, *self.convolution, wanted)
+
+
+Work = Product | ConvolutionGradient
+
+
 def _matrices(left: Tensor, right: Tensor) -> list[Product]:
     return [Product(Operand.of(left), Operand.of(right), (*left.shape[:-1], right.shape[-1]))]
 
@@ -99,27 +130,49 @@ def _attention(q_BNLd: Tensor, k_BNSd: Tensor, v_BNSd: Tensor) -> list[Product]:
     return _matrices(q, k.mT) + _matrices(attention, v)
 
 
-def _convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *told: Any) -> list[Product]:
-    settings = tuple(tuple(one) if isinstance(one, list) else one for one in told)
-    return [Product(Operand.of(x), Operand.of(weight), tuple(out.shape), settings)]
+def _attention_gradient(out_BNLd: Tensor, q_BNLd: Tensor, k_BNSd: Tensor, v_BNSd: Tensor) -> list[Product]:
+    """Of v, of the attention, of q and of k. The attention itself is taken to have been kept."""
+    out, q, k, v = (tensor.flatten(0, 1) for tensor in (out_BNLd, q_BNLd, k_BNSd, v_BNSd))
+    attention = q.new_empty(*q.shape[:2], k.shape[1])
+    pairs = ((attention.mT, out), (out, v.mT), (attention, k), (attention.mT, q))
+    return [product for left, right in pairs for product in _matrices(left, right)]
 
+
+def _plain(told: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(one) if isinstance(one, list) else one for one in told)
+
+
+def _convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *told: Any) -> list[Product]:
+    return [Product(Operand.of(x), Operand.of(weight), tuple(out.shape), _plain(told))]
+
+
+def _convolution_gradient(
+    found: Any, out: Tensor, x: Tensor, weight: Tensor, bias_sizes: Any, *told: Any
+) -> list[ConvolutionGradient]:
+    *settings, wanted = _plain(told)
+    operands = Operand.of(out), Operand.of(x), Operand.of(weight)
+    return [ConvolutionGradient(*operands, tuple(settings), wanted)]
+
+
+KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
 
 # The products of torch's operators, from what comes out and what goes in.
-READ: dict[str, Callable[..., list[Product]]] = {
+READ: dict[str, Callable[..., Sequence[Work]]] = {
     "aten::mm": lambda out, left, right: _matrices(left, right),
     "aten::addmm": lambda out, added, left, right, **scales: _matrices(left, right),
     "aten::bmm": lambda out, left, right: _matrices(left, right),
     "aten::baddbmm": lambda out, added, left, right, **scales: _matrices(left, right),
     "aten::convolution": _convolution,
+    "aten::convolution_backward": _convolution_gradient,
     **{
         f"aten::_scaled_dot_product_{kernel}": lambda out, q, k, v, *rest, **told: _attention(q, k, v)
-        for kernel in (
-            "flash_attention_for_cpu",
-            "flash_attention",
-            "efficient_attention",
-            "cudnn_attention",
-            "attention_math_for_mps",
+        for kernel in (*KERNELS, "attention_math_for_mps")
+    },
+    **{
+        f"aten::_scaled_dot_product_{kernel}_backward": (
+            lambda found, out, q, k, v, *rest, **told: _attention_gradient(out, q, k, v)
         )
+        for kernel in KERNELS
     },
 }
 
@@ -129,7 +182,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         TorchDispatchMode.__init__(self)
-        self.products: Counter[Product] = Counter()
+        self.products: Counter[Work] = Counter()
 
     def __torch_dispatch__(
         self,
@@ -148,7 +201,7 @@ class Recorder(TorchDispatchMode):
         return out
 
 
-def record(segmenter: Segmenter, photo: NDArray[np.uint8], words: Vocabulary) -> dict[str, Counter[Product]]:
+def record(segmenter: Segmenter, photo: NDArray[np.uint8], words: Vocabulary) -> dict[str, Counter[Work]]:
     """The products of each stage of `road.STAGES`, and how often it has them."""
     segmenter.classifier(words)  # what the text tower computes is no part of the road
     recorders = {stage: Recorder() for stage in STAGES}
@@ -161,7 +214,7 @@ def record(segmenter: Segmenter, photo: NDArray[np.uint8], words: Vocabulary) ->
     return products
 
 
-def dense_label_map(queries: int, rows: int, pixels: int, device: torch.device) -> Counter[Product]:
+def dense_label_map(queries: int, rows: int, pixels: int, device: torch.device) -> Counter[Work]:
     """sigmoid(masks)^T x probabilities, (pixels, queries) x (queries, rows), in pieces."""
     at_once = max(1, PIECE_FLOATS["cpu" if device.type == "cpu" else "gpu"] // max(queries, rows))
 
@@ -170,17 +223,21 @@ def dense_label_map(queries: int, rows: int, pixels: int, device: torch.device) 
         return Product(masks, Operand((queries, rows), (1, queries), torch.float32), (pixels, rows))
 
     whole, rest = divmod(pixels, at_once)
-    return Counter({piece(at_once): whole} if whole else {}) + Counter({piece(rest): 1} if rest else {})
+    pieces: Counter[Work] = Counter()
+    for size, times in ((at_once, whole), (rest, 1)):
+        if size and times:
+            pieces[piece(size)] += times
+    return pieces
 
 
-def flop(products: Mapping[Product, int]) -> int:
+def flop(products: Mapping[Work, int]) -> int:
     return sum(product.flop * times for product, times in products.items())
 
 
 class Bound:
     """Recorded products, ready to be computed again. Holds memory for the operands of each different one."""
 
-    def __init__(self, products: Mapping[str, Mapping[Product, int]], device: torch.device) -> None:
+    def __init__(self, products: Mapping[str, Mapping[Work, int]], device: torch.device) -> None:
         self.products = products
         self.device = device
         different = dict.fromkeys(product for some in products.values() for product in some)

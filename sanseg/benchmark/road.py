@@ -54,7 +54,7 @@ def walk(
     with around("side adapter"):
         ((mask_logits, bias),) = san.side_adapter(image_B3HW, shallow, auxiliary=False)
     with around("recognition"):
-        proposals = Proposals(mask_logits, san.clip.visual.recognise(shallow, bias))
+        proposals = Proposals(mask_logits, san.recognise(shallow, mask_logits, bias))
     if isinstance(segmenter.proposer, Plausible):
         proposals = segmenter.proposer.answer
     with around("classifier"):

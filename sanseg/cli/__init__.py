@@ -3,6 +3,7 @@
 from sanseg.cli import (  # each adds its commands to the app
     bench,
     evaluate,
+    export,
     models,
     prepare,
     prepare_benchmarks,
@@ -16,6 +17,7 @@ __all__ = [
     "app",
     "bench",
     "evaluate",
+    "export",
     "main",
     "models",
     "prepare",

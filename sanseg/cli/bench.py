@@ -15,10 +15,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sanseg.cli.claims import compare, tell_claims, told_of
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, check_room, commit, mistakes_in_one_line
 
 if TYPE_CHECKING:
     from sanseg.benchmark import Case, Measured, Report, Times
+    from sanseg.benchmark.claims import Claims
     from sanseg.benchmark.rounds import Progress as Told
 
 EXIT_CODES = f"Exit codes: 0 all good; {BAD_USE} bad use, or too little memory; {INTERRUPTED} interrupted."
@@ -51,6 +53,19 @@ def bench(
             help="Measure the plain formulas too; they hold a float for each query, label and pixel."
         ),
     ] = True,
+    claims: Annotated[
+        bool,
+        typer.Option(
+            "--claims",
+            help="Measure SAN beside what its speed is claimed against, SimSeg and MaskCLIP, instead.",
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With --claims: a data set, for the accuracy of each on its val pictures."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --data: only so many pictures.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="With --claims: draw it, as a PNG.")] = None,
     json: Annotated[
         Path | None, typer.Option(help="Write all figures, those of each round included.")
     ] = None,
@@ -60,18 +75,28 @@ def bench(
 
     A photo in memory goes to its label map, stage by stage. Beside each stage stands the time that its matrix products
     take by themselves (the bound), measured in the same rounds. Times are medians, with the 10th and the 90th
-    percentile. Threads are torch's; set OMP_NUM_THREADS to change them.
+    percentile. Threads are torch's; set OMP_NUM_THREADS to change them. --claims asks another question: how long do
+    the methods that SAN is compared with take, on the same CLIP and masks?
     """
     with mistakes_in_one_line():
         check_room(json, ".json")
+        check_room(figure, ".png")
         case = read_case(model, clip, random, photo, size, labels, device)
         from sanseg.benchmark import measure
         from sanseg.devices import find_dtype, name_dtype
 
         dtypes = [name_dtype(find_dtype(name, case.device)) for name in dtype or ["float32"]]
-        with watched(quiet) as progress:
-            report = measure(case, dtypes, rounds, with_plain=plain, progress=progress)
-        tell(report, Console(quiet=quiet))
+        report: Report | Claims
+        if claims:
+            with watched(quiet) as progress:
+                report = compare(case, dtypes, rounds, data, limit, figure, progress)
+            tell_claims(report, Console(quiet=quiet))
+        elif data or limit or figure:
+            raise ValueError("--data, --limit and --figure are for --claims: add it, or leave them out")
+        else:
+            with watched(quiet) as progress:
+                report = measure(case, dtypes, rounds, with_plain=plain, progress=progress)
+            tell(report, Console(quiet=quiet))
         if json is not None:
             from sanseg.images import write_json
 
@@ -117,17 +142,8 @@ def watched(quiet: bool) -> Iterator[Told]:
 
 def tell(report: Report, console: Console) -> None:
     """Prints a table for each dtype, and a line for each other figure."""
-    case, machine = report.case, report.machine
-    weights = "random weights, their masks and classes replaced by plausible ones"
-    told = [
-        f"{report.network}, {weights if case.random else 'its own weights'}",
-        f"{report.parameters:,} parameters, {report.trained:,} of them trained",
-        f"a photo of {case.size[0]} x {case.size[1]}, seen as {report.seen[0]} x {report.seen[1]},"
-        f" {case.labels} labels",
-        f"{machine['device_name']}, {machine['threads']} threads of {machine['processor']}"
-        f" ({machine['instructions']}), torch {machine['torch']}",
-    ]
-    for line in told:
+    parameters = f"{report.parameters:,} parameters, {report.trained:,} of them trained"
+    for line in [*told_of(report), parameters]:
         console.print(escape(line), soft_wrap=True)
     for dtype, measured in report.dtypes.items():
         console.print()
