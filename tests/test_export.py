@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pytest
@@ -123,7 +123,9 @@ def test_what_is_no_program_is_refused_before_it_can_run(
             Exported.load(tmp_path / name, program.san)
 
 
-def test_a_damaged_program_is_told_in_one_line(program: Program, tmp_path: Path) -> None:
+def test_a_damaged_program_is_told_in_one_line(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ZipFile(program.path) as archive:
         (member,) = [name for name in archive.namelist() if name.endswith(MEMBER)]
         told = archive.read(member)
@@ -134,6 +136,16 @@ def test_a_damaged_program_is_told_in_one_line(program: Program, tmp_path: Path)
     ) as e:
         Exported.load(tmp_path / "tiny.pt2", program.san)
     assert "\n" not in str(e.value)
+    for error in (RuntimeError, KeyError, AssertionError, BadZipFile):  # as torch raises them
+        monkeypatch.setattr(torch.export, "load", lambda _, error=error: raise_(error("bad\nlines")))
+        with pytest.raises(
+            ValueError, match=r"is no program that torch .* can read \(.*bad.*\): export it again"
+        ):
+            Exported.load(program.path, program.san)
+
+
+def raise_(error: Exception) -> None:
+    raise error
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
