@@ -13,6 +13,7 @@ import torch
 from sanseg.data.datasets import SegmentationSet
 from sanseg.model.config import CLIPConfig, SANConfig, SideAdapterConfig, TextConfig, VisionConfig
 from sanseg.model.san import SAN
+from sanseg.segmenter import Segmenter
 from tests.data.test_datasets import stripes, write_set
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -68,6 +69,11 @@ def tiny_config() -> SANConfig:
 def tiny_san() -> SAN:
     """A random SAN that answers in milliseconds, in eval mode, the same each time."""
     return make_san(TINY)
+
+
+@pytest.fixture
+def segmenter(tiny_san: SAN) -> Segmenter:
+    return Segmenter(tiny_san)
 
 
 @pytest.fixture

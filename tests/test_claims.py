@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
 from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,9 +31,9 @@ from sanseg.model.san import SAN
 from sanseg.segmenter import Segmenter
 from tests.conftest import TINY
 from tests.data.test_datasets import stripes, write_set
+from tests.test_cli_bench import Bench, invoker, written
 
 CASE = Case(TINY, (48, 80), 9, "cpu")
-Bench = Callable[..., Result]
 
 
 @pytest.fixture
@@ -53,32 +51,7 @@ def run(tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench
         other=254,
     )
 
-    def invoke(*arguments: str, code: int = 0) -> Result:
-        given = [
-            "--size",
-            "48",
-            "80",
-            "--labels",
-            "9",
-            "--rounds",
-            "2",
-            "--device",
-            "cpu",
-            "--json",
-            "out.json",
-        ]
-        model = [] if "--model" in arguments else ["--model", "tiny.safetensors"]
-        result = CliRunner().invoke(app, ["bench", "--claims", *given, *model, *arguments])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        assert result.exit_code == code, result.output
-        return result
-
-    return invoke
-
-
-def written() -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads(Path("out.json").read_text())
-    return figures
+    return invoker("--claims")
 
 
 def test_operations_are_those_of_each_method() -> None:

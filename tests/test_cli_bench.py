@@ -45,6 +45,12 @@ def run(
         rounds, "photo_bytes", lambda *_, by_plain: memory["plain"] if by_plain else memory["ours"]
     )
 
+    return invoker()
+
+
+def invoker(*always: str) -> Bench:
+    """`sanseg bench` with these arguments, and small ones where a call gives no others."""
+
     def invoke(*arguments: str, code: int = 0) -> Result:
         given = {
             "--model": ["tiny.safetensors"],
@@ -55,7 +61,7 @@ def run(
             "--json": ["out.json"],
         }
         rest = [word for flag, values in given.items() if flag not in arguments for word in (flag, *values)]
-        result = CliRunner().invoke(app, ["bench", *rest, *arguments])
+        result = CliRunner().invoke(app, ["bench", *always, *rest, *arguments])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert result.exit_code == code, result.output
         return result

@@ -18,11 +18,6 @@ WORDS = "sky, tree | woods, cat, wall, floor"
 
 
 @pytest.fixture
-def segmenter(tiny_san: SAN) -> Segmenter:
-    return Segmenter(tiny_san)
-
-
-@pytest.fixture
 def image() -> NDArray[np.uint8]:
     small = np.random.default_rng(3).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return np.array(Image.fromarray(small).resize((90, 60), Image.Resampling.BICUBIC))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CALTECH = "caltech-101"
-IMAGENET = "imagenet-sample"
+IMAGENET_SAMPLE = "imagenet-sample"
 HELD_OUT = 5  # photos of each of Caltech's classes
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from photos import IMAGENET, held_out, read_photos
+from photos import IMAGENET_SAMPLE, held_out, read_photos
 from stem_weights import load_guess, load_stem
 from torch import Tensor, nn
 from withheld import photo_kept, without
@@ -59,10 +59,8 @@ SETS = {  # how often a picture is drawn of each set
 LOSS = LossConfig(points=1_024, count_unknown=False, answer_weight=4.0, answer_points=1_024)
 OTHERS = {"region": 1.0, "early": 0.5, "photo": 0.5}  # weights of the losses that are not SAN's
 CROP = 256
-HARDNESS = (
-    3.0,
-    12.0,
-)  # how strongly a ground-truth bias turns [SLS] tokens away from the rest of the picture
+# How strongly a ground-truth bias turns [SLS] tokens away from the rest of the picture: drawn between these.
+HARDNESS = (3.0, 12.0)
 SHAKEN = 0.3  # length of the noise that a label's unit embedding gets, in half of the steps
 LEARNING_RATE, WARM_UP = 8e-4, 100
 AVERAGE = 0.995  # how much of the average of weights a step keeps
@@ -265,7 +263,27 @@ def write(path: Path, weights: dict[str, Tensor]) -> None:
     save_san(path, san, kind="san", dtype=torch.float16)
 
 
-def main() -> None:
+class Log:
+    """A line for every so many steps, with the mean of each loss."""
+
+    STEPS = 25
+
+    def __init__(self, path: Path) -> None:
+        self.file, self.started = path.open("a"), time.time()
+        self.sums: dict[str, float] = {}
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + loss.item()
+        if step % self.STEPS == 0:
+            means = {name: round(value / self.STEPS, 4) for name, value in self.sums.items()}
+            line = json.dumps({"step": step, **means, "seconds": round(time.time() - self.started)})
+            print(line, file=self.file, flush=True)
+            print(line, flush=True)
+            self.sums = {}
+
+
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -275,12 +293,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--photos", type=int, default=4)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
     name = "withheld" if options.withheld else "mini"
     torch.manual_seed(0)
     sets = [SegmentationSet.open(options.data / one) for one in SETS]
     photos = read_photos(options.data / "photos")
-    classes = [one.name for one in photos if one.source == IMAGENET]
+    classes = [one.name for one in photos if one.source == IMAGENET_SAMPLE]
     photos = [one for one in photos if one not in set(held_out(photos))]
     if options.withheld:
         sets, photos = [without(one) for one in sets], [one for one in photos if photo_kept(one.name)]
@@ -303,7 +325,7 @@ def main() -> None:
         for key, part in (("learner", learner), ("optimizer", optimizer), ("schedule", schedule)):
             part.load_state_dict(state[key])
         step, average = state["step"], state["average"]
-    log, started, means = (options.run / f"{name}.jsonl").open("a"), time.time(), {}
+    log = Log(options.run / f"{name}.jsonl")
     for batch, some_photos, which in batches(pictures, named, step, options.batch, options.photos):
         if step >= options.steps:
             break
@@ -320,18 +342,7 @@ def main() -> None:
         with torch.no_grad():
             for key, one in learner.trained.items():
                 average[key].lerp_(one, 1 - kept)
-        for key, part in parts.items():
-            means[key] = means.get(key, 0.0) + part.item() / 25
-        if step % 25 == 0:
-            line = {"step": step, **{key: round(value, 4) for key, value in means.items()}}
-            line |= {
-                "scale": learner.san.clip.logit_scale.exp().item(),
-                "seconds": round(time.time() - started),
-            }
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            print(line, flush=True)
-            means = {}
+        log.add(step, parts)
         if step % 100 == 0 or step == options.steps:
             state = {"learner": learner.state_dict(), "average": average, "step": step}
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}

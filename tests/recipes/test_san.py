@@ -1,4 +1,4 @@
-"""What the box's trainings draw: rare labels more often, other sets' labels, even points, words that mean the same."""
+"""What the box's training draws: rare labels more often, other sets' labels, even points, shaken words."""
 
 from __future__ import annotations
 
@@ -101,33 +101,3 @@ def test_shaken_rows_stay_near_and_of_unit_length(mini: ModuleType) -> None:
         cosine = (one * rows).sum(-1)
         assert cosine.min() > 0.9
         assert cosine.max() < 1
-
-
-NOUNS = """\
-00001 06 n 02 sofa 0 couch 1 001 @ 00009 n 0000 | a seat
-00002 06 n 02 couch 0 daybed 0 001 @ 00009 n 0000 | another seat
-00003 06 n 02 lorry 0 motortruck 0 001 @ 00009 n 0000 | a truck
-00004 07 n 02 colour 0 hue 0 001 @ 00009 n 0000 | not a thing
-00005 15 n 02 Paris 0 capital_of_France 0 001 @i 00009 n 0000 | one city
-"""
-SENSES = """\
-couch n 2 1 @ 2 0 00001 00002
-daybed n 1 1 @ 1 0 00002
-lorry n 1 1 @ 1 0 00003
-motortruck n 1 1 @ 1 0 00003
-sofa n 1 1 @ 1 0 00001
-"""
-
-
-def test_nouns_are_drawn_together_by_their_first_sense(mini: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "data.noun").write_text("  1 the licence\n" + NOUNS)
-    (tmp_path / "index.noun").write_text("  1 the licence\n" + SENSES)
-    synsets = mini.text.wordnet_synsets(tmp_path)
-    assert list(synsets) == ["00001", "00002", "00003"]
-    # A daybed's couch is not what "couch" means first; "lorry" is what the measure of synonyms asks for.
-    assert mini.text.wordnet_synonyms(tmp_path, synsets) == [("sofa", "couch")]
-    rows = torch.eye(3)
-    moved = mini.text.drawn_together(["sofa", "couch", "daybed"], rows, [("sofa", "couch")])
-    assert moved[2].equal(rows[2])
-    assert moved[0] @ moved[1] > 0.5
-    assert moved[0] @ rows[0] > moved[0] @ rows[1]
