@@ -20,16 +20,14 @@ ENOUGH = 0.5  # of what is labelled
 
 
 class Pictures:
-    """Endless draws of pictures with masks; example number n is the same in every run.
+    """Endless draws of pictures with masks; example number n of an augmentation is the same in every run.
 
     shares: how often each set is drawn, relative to the others. Within a set, a picture is drawn more often for its
     rarest label, by the square root of how rare that is (repeat factors, Gupta et al., "LVIS", CVPR 2019).
     """
 
-    def __init__(
-        self, sets: Sequence[SegmentationSet], shares: Sequence[float], augmentation: Augmentation
-    ) -> None:
-        self.sets, self.augmentation = tuple(sets), augmentation
+    def __init__(self, sets: Sequence[SegmentationSet], shares: Sequence[float]) -> None:
+        self.sets = tuple(sets)
         self.shares = np.cumsum(shares) / np.sum(shares)
         self.weights = [np.cumsum(repeat_factors(one)) for one in sets]
         self.tables = {
@@ -39,15 +37,15 @@ class Pictures:
             if a != b
         }
 
-    def __getitem__(self, number: int) -> Example:
+    def draw(self, number: int, augmentation: Augmentation) -> Example:
         rng = np.random.default_rng((0, number))
         source = int(np.searchsorted(self.shares, rng.random(), side="right"))
         weights = self.weights[source]
         sample = self.sets[source][int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
-        image, index_map = augment(sample.image, sample.index_map, self.augmentation, rng)
+        image, index_map = augment(sample.image, sample.index_map, augmentation, rng)
         if rng.random() < ELSEWHERE:
             source, index_map = self._elsewhere(source, index_map, rng)
-        padded = to_tensors(image, index_map, self.augmentation.crop, OPENAI_MEAN, OPENAI_STD, 255)
+        padded = to_tensors(image, index_map, augmentation.crop, OPENAI_MEAN, OPENAI_STD, 255)
         return Example(sample.name, *padded, source=source)
 
     def _elsewhere(
@@ -86,15 +84,15 @@ def translation(own: SegmentationSet, other: SegmentationSet) -> NDArray[np.uint
 class Photos:
     """Photos without masks, endless and in an order of their own; an example's source is the number of its name."""
 
-    def __init__(self, photos: Sequence[Photo], names: Sequence[str], augmentation: Augmentation) -> None:
-        self.photos, self.augmentation = tuple(photos), augmentation
+    def __init__(self, photos: Sequence[Photo], names: Sequence[str]) -> None:
+        self.photos = tuple(photos)
         self.number = {name: number for number, name in enumerate(names)}
 
-    def __getitem__(self, number: int) -> Example:
+    def draw(self, number: int, augmentation: Augmentation) -> Example:
         epoch, place = divmod(number, len(self.photos))
         photo = self.photos[int(np.random.default_rng((1, epoch)).permutation(len(self.photos))[place])]
         image = read_image(photo.file)
         rng = np.random.default_rng((2, number))
-        view, index_map = augment(image, np.full(image.shape[:2], 255, np.uint8), self.augmentation, rng)
-        padded = to_tensors(view, index_map, self.augmentation.crop, OPENAI_MEAN, OPENAI_STD, 255)
+        view, index_map = augment(image, np.full(image.shape[:2], 255, np.uint8), augmentation, rng)
+        padded = to_tensors(view, index_map, augmentation.crop, OPENAI_MEAN, OPENAI_STD, 255)
         return Example(photo.file.name, *padded, source=self.number[photo.name])

@@ -14,8 +14,9 @@ blocks and the side adapter:
 - photos: the whole CLIP names what the photo is called, among all photos' names, and what the classifier sees.
 
 Pictures with rare labels are drawn more often. A picture may be asked another set's labels where the two share most
-of what it shows. Labels' embeddings are shaken, for synonyms lie near them, not on them. What is saved is an average
-of the weights over the last steps. Stop it at any time and start it again.
+of what it shows. Labels' embeddings are shaken, for synonyms lie near them, not on them. The last third of the steps
+sees larger pictures, fewer at a time. What is saved is an average of the weights over the last steps. Stop it at any
+time and start it again.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from photos import IMAGENET_SAMPLE, held_out, read_photos
+from photos import IMAGENET_SAMPLE, Photo, held_out, read_photos
 from stem_weights import load_guess, load_stem
 from torch import Tensor, nn
 from withheld import photo_kept, without
@@ -58,7 +59,19 @@ SETS = {  # how often a picture is drawn of each set
 }
 LOSS = LossConfig(points=1_024, count_unknown=False, answer_weight=4.0, answer_points=1_024)
 OTHERS = {"region": 1.0, "early": 0.5, "photo": 0.5}  # weights of the losses that are not SAN's
-CROP = 256
+@dataclass(frozen=True)
+class Stage:
+    """From step number `begins` on. short_side, crop: of pictures with masks, in pixels; photos are a little smaller."""
+
+    begins: int
+    short_side: int
+    crop: int
+    pictures: int
+    photos: int
+
+
+# Small pictures teach names soon, larger ones where borders and thin things are, at the same cost a step.
+STAGES = (Stage(0, 320, 256, 16, 4), Stage(2_000, 448, 384, 8, 2))
 # How strongly a ground-truth bias turns [SLS] tokens away from the rest of the picture: drawn between these.
 HARDNESS = (3.0, 12.0)
 SHAKEN = 0.3  # length of the noise that a label's unit embedding gets, in half of the steps
@@ -221,15 +234,24 @@ def even_draws(targets: Sequence[Target], counts: Sequence[int], draws_BA: Tenso
     return even
 
 
+def stage_at(step: int) -> Stage:
+    return next(one for one in reversed(STAGES) if one.begins <= step)
+
+
 def batches(
-    pictures: Pictures, photos: Photos, step: int, size: int, others: int
+    sets: Sequence[SegmentationSet], photos: Sequence[Photo], names: Sequence[str], step: int
 ) -> Iterator[tuple[Batch, Batch, Tensor]]:
     """Step after step, one step ahead in a thread."""
+    pictures = Pictures(sets, list(SETS.values()))
+    named = Photos(photos, names)
 
     def load(number: int) -> tuple[Batch, Batch, Tensor]:
-        some = [photos[number * others + i] for i in range(others)]
+        stage = stage_at(number)
+        masked = Augmentation(short_side=stage.short_side, scale=(0.6, 1.3), crop=stage.crop)
+        plain = Augmentation(short_side=round(0.9 * stage.short_side), scale=(0.9, 1.2), crop=stage.crop)
+        some = [named.draw(number * stage.photos + i, plain) for i in range(stage.photos)]
         return (
-            Batch.of([pictures[number * size + i] for i in range(size)]),
+            Batch.of([pictures.draw(number * stage.pictures + i, masked) for i in range(stage.pictures)]),
             Batch.of(some),
             torch.tensor([one.source for one in some]),
         )
@@ -291,8 +313,6 @@ def read_options() -> argparse.Namespace:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--withheld", action="store_true", help="train without the names of withheld.py")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--photos", type=int, default=4)
     return parser.parse_args()
 
 
@@ -307,9 +327,6 @@ def main() -> None:
     if options.withheld:
         sets, photos = [without(one) for one in sets], [one for one in photos if photo_kept(one.name)]
     called = list(dict.fromkeys(one.name for one in photos))
-    pictures = Pictures(sets, list(SETS.values()), Augmentation(short_side=320, scale=(0.6, 1.3), crop=CROP))
-    named = Photos(photos, called, Augmentation(short_side=288, scale=(0.9, 1.2), crop=CROP))
-
     learner = Learner(options.lite2, options.run / "text.pt", classes)
     with torch.no_grad():
         classifiers = [learner.words.rows(one.vocabulary.names, SAN_MINI.templates) for one in sets]
@@ -326,7 +343,7 @@ def main() -> None:
             part.load_state_dict(state[key])
         step, average = state["step"], state["average"]
     log = Log(options.run / f"{name}.jsonl")
-    for batch, some_photos, which in batches(pictures, named, step, options.batch, options.photos):
+    for batch, some_photos, which in batches(sets, photos, called, step):
         if step >= options.steps:
             break
         parts = learner.losses(batch, some_photos, which, classifiers, names, step)

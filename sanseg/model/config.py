@@ -213,7 +213,7 @@ SAN_MINI = SANConfig(
     ),
     split=2,
     clip_scale=1.0,
-    short_side=320,
+    short_side=448,
     long_side=1280,
     templates="plain",
 )

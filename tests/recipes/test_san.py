@@ -54,11 +54,11 @@ def test_a_picture_is_asked_another_sets_labels_only_where_they_say_enough_of_it
 ) -> None:
     monkeypatch.setattr(mini.examples, "ELSEWHERE", 1.0)
     augmentation = mini.examples.Augmentation(short_side=4, scale=(1.0, 1.0), crop=16, flip=0, colour=0)
-    pictures = mini.examples.Pictures([fields, farms], [0, 1], augmentation)
+    pictures = mini.examples.Pictures([fields, farms], [0, 1])
     seen = {}
     for number in range(20):
-        example = pictures[number]
-        again = pictures[number]
+        example = pictures.draw(number, augmentation)
+        again = pictures.draw(number, augmentation)
         assert example.source == again.source
         assert example.index_map.equal(again.index_map)
         seen[example.name] = (example.source, example.index_map[0, :16:4].tolist())
