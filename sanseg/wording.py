@@ -22,7 +22,7 @@ from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
 
 PIECES = 4  # a word of so many tokens or more is hardly known
-NEAR = 0.8  # of spelling, as difflib measures it
+NEAR = 0.7  # of spelling, as difflib measures it
 MIXED_UP = 0.9  # below this share, two words can hardly be told apart
 
 

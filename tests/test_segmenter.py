@@ -364,7 +364,7 @@ def test_embedded_words_need_no_text_tower(
     assert again.vocabulary_hash == answer.vocabulary_hash
     assert fresh.embed(read) == read
     with pytest.raises(AssertionError, match="text tower ran"):  # words that it does not bring along
-        fresh(image, read, other="wall")
+        fresh(image, read, other="zorgblatt")
     with pytest.raises(AssertionError, match="text tower ran"):  # nor are they of these prompts
         fresh(image, replace(read, templates="plain"))
     with pytest.raises(

@@ -246,7 +246,7 @@ def watched(name: str, console: Console) -> Iterator[Progress]:
 
 
 def encode_words(segmenter: Segmenter, words: Vocabulary, progress: Progress) -> None:
-    task = progress.add_task("words", total=sum(map(len, words.names)))
+    task = progress.add_task("words", total=sum(map(len, words.names)) + len(words.rivals))
     segmenter.classifier(words, lambda encoded: progress.advance(task, encoded))
     progress.remove_task(task)
 
