@@ -23,15 +23,15 @@ from sanseg.vocabulary import Vocabulary
 
 PIECES = 4  # a word of so many tokens or more is hardly known
 NEAR = 0.7  # of spelling, as difflib measures it
-MIXED_UP = 0.9  # below this share, two words can hardly be told apart
+MIXED_UP = 0.99  # below this share, two words can hardly be told apart: regions look less alike than this
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two words and how alike they are.
 
-    cosine: of their rows. share: what the first of them gets, of the two, in a region that looks exactly like it; 0.5
-    where the words are the same to the model, 1 where they are nothing alike.
+    cosine: of their rows. share: what the first of them gets, of the two, in a region that looks exactly like it, so
+    at best; 0.5 where the words are the same to the model, 1 where they are nothing alike.
     """
 
     first: str

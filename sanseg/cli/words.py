@@ -92,14 +92,14 @@ def tell(found: Wording, top: int, console: Console) -> None:
     if found.pairs and top:
         table = Table("word", "and word", title="most alike")
         table.add_column("cosine", justify="right")
-        table.add_column("told apart", justify="right")
+        table.add_column("at best", justify="right")
         for pair in found.pairs[:top]:
             hardly = " hardly" * (pair.share < MIXED_UP)
             told = Text(f"{100 * pair.share:.0f} %{hardly}")
             table.add_row(Text(pair.first), Text(pair.second), f"{pair.cosine:.3f}", told)
         console.print(table)
         console.print(
-            "Told apart: what a word gets, of the two, in a region that looks exactly like it; 50 % is a guess."
+            "At best: what a word gets, of the two, in a region that looks exactly like it; 50 % is a guess."
         )
     for line in found.oddities:
         console.print(f"odd: {line}", markup=False, soft_wrap=True)
