@@ -73,7 +73,7 @@ def test_what_is_reported_is_what_the_words_then_answer(
     assert found.before.to_dict() == sure(segmenter, pets, plain, 1).to_dict()
     warm = replace(plain, temperature=found.temperature)
     assert found.after.to_dict() == sure(segmenter, pets, warm, 1).to_dict()
-    assert found.after.iou == found.before.iou
+    np.testing.assert_array_equal(found.after.iou, found.before.iou)
     assert found.after.calibration_error != found.before.calibration_error
     assert json.loads(json.dumps(found.to_dict()))["temperature"] == found.temperature
 
