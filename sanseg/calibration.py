@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from sanseg.data.datasets import Sample, SegmentationSet
+from sanseg.data.datasets import IndexMap, Sample, SegmentationSet
+from sanseg.images import Geometry
 from sanseg.labelmap import label_map, scores_on_lattice
 from sanseg.metrics import Metrics, Tally
 from sanseg.model.checkpoint import fingerprint
@@ -37,9 +39,8 @@ class Calibration:
     """A temperature, and what it does on pictures that it was not fitted on.
 
     model, checksum: of the network it is for. pictures, pixels: that it was fitted on.
-    loss: the mean negative log likelihood of the true label there, before and after.
-    tested: pictures that it was tested on. before, after: figures of these; all but `calibration_error`
-    and `reliability` are the same.
+    tested: pictures that it was tested on. loss: the mean negative log likelihood of their true labels, before and
+    after. before, after: their figures; all but `calibration_error` and `reliability` are the same.
     """
 
     temperature: float
@@ -133,33 +134,35 @@ def calibrate(
             f"{pictures} pictures of {dataset.name}: wanted at least 2, one to fit and one to test"
         )
     plain = replace(words, thresholds=(), temperature=1.0)
-    fitted = range(0, pictures, 2)
-    side = _lattice_side(len(segmenter.classifier(plain).row_label) * len(fitted))
+    side = _lattice_side(len(segmenter.classifier(plain).row_label) * pictures)
     parts = []
-    for index in fitted:
-        parts.append(_known_scores(segmenter, dataset[index], plain, side))
+    for index in range(0, pictures, 2):
+        sample = dataset[index]
+        parts.append(_Asked.of(segmenter, sample, plain).known_scores(sample.index_map, side))
         if progress:
             progress(1)
-    z_NR, truth_N = (np.concatenate(some) for some in zip(*parts, strict=True))
-    if len(z_NR) == 0:
-        raise ValueError(
-            f"no pixel of the pictures of {dataset.name} has a label: there is nothing to fit on"
-        )
+    z_NR, truth_N = _joined(parts, dataset)
     temperature = fit_temperature(z_NR, truth_N)
-    tallies = [Tally.empty(len(words.names), edges=False) for _ in range(2)]
+    tallies, tested = [Tally.empty(len(words.names), edges=False) for _ in range(2)], []
     for index in range(1, pictures, 2):
-        _tally(segmenter, dataset[index], plain, (1.0, temperature), tallies)
+        sample = dataset[index]
+        asked = _Asked.of(segmenter, sample, plain)
+        tested.append(asked.known_scores(sample.index_map, side))
+        for one, tally in zip((1.0, temperature), tallies, strict=True):
+            ids, confidence = asked.label_map(one)
+            tally.add(ids, sample.index_map, confidence)
         if progress:
             progress(1)
+    losses = [loss(*_joined(tested, dataset), one) for one in (1.0, temperature)]
     before, after = (Metrics.of(tally, words.labels) for tally in tallies)
     return Calibration(
         temperature=temperature,
         model=segmenter.san.config.name,
         checksum=fingerprint(segmenter.san),
-        pictures=len(fitted),
+        pictures=len(parts),
         pixels=len(z_NR),
-        loss=(loss(z_NR, truth_N, 1.0), loss(z_NR, truth_N, temperature)),
-        tested=pictures // 2,
+        loss=(losses[0], losses[1]),
+        tested=len(tested),
         before=before,
         after=after,
     )
@@ -169,26 +172,51 @@ def _lattice_side(scores_a_pixel: int) -> int:
     return max(1, min(LATTICE, math.isqrt(MAX_SCORES // scores_a_pixel)))
 
 
-@torch.inference_mode()
-def _known_scores(
-    segmenter: Segmenter, sample: Sample, words: Vocabulary, side: int
+def _joined(
+    parts: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], dataset: SegmentationSet
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The logarithms of the scores of all rows (N, R) at known pixels of a lattice, and of the true label (N,)."""
-    encoded, classifier = segmenter.encode(sample.image), segmenter.classifier(words)
-    y, x = (_spread(length, side) for length in sample.index_map.shape)
-    scores_Ryx = scores_on_lattice(
-        encoded.proposals.mask_logits[0],
-        classifier.probabilities(encoded.proposals.embeddings[0]),
-        encoded.geometry,
-        y,
-        x,
-    )
-    truth_P = sample.index_map[np.ix_(y, x)].ravel().astype(np.int64)
-    known_P = truth_P < len(words.names)
-    z_NR = scores_Ryx.flatten(1).clamp_min(LEAST).log().cpu().numpy().T[known_P]
-    rows_of = np.array(classifier.row_label)
-    own_NR = rows_of == truth_P[known_P, None]  # of several rows of a label the best stands for it
-    return z_NR, np.where(own_NR, z_NR, -np.inf).max(1, initial=-np.inf).astype(np.float32)
+    z_NR, truth_N = (np.concatenate(some) for some in zip(*parts, strict=True))
+    if len(z_NR) == 0:
+        raise ValueError(
+            f"no pixel of the pictures of {dataset.name} to fit on, or to test, has a label: use more pictures"
+        )
+    return z_NR, truth_N
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A picture's masks, and what its queries make of the words."""
+
+    mask_logits: Tensor
+    probabilities: Tensor
+    geometry: Geometry
+    row_label: tuple[int, ...]
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, segmenter: Segmenter, sample: Sample, words: Vocabulary) -> _Asked:
+        encoded, classifier = segmenter.encode(sample.image), segmenter.classifier(words)
+        probabilities_QR = classifier.probabilities(encoded.proposals.embeddings[0])
+        return cls(encoded.proposals.mask_logits[0], probabilities_QR, encoded.geometry, classifier.row_label)
+
+    @torch.inference_mode()
+    def label_map(self, temperature: float) -> tuple[IndexMap, NDArray[np.float32]]:
+        return label_map(
+            self.mask_logits, self.probabilities, self.row_label, self.geometry, temperature=temperature
+        )
+
+    @torch.inference_mode()
+    def known_scores(self, index_map: IndexMap, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The logarithms of the scores of all rows (N, R) at known pixels of a lattice, and of the true label (N,)."""
+        y, x = (_spread(length, side) for length in index_map.shape)
+        scores_Ryx = scores_on_lattice(self.mask_logits, self.probabilities, self.geometry, y, x)
+        truth_P = index_map[np.ix_(y, x)].ravel().astype(np.int64)
+        known_P = truth_P <= max(self.row_label)
+        z_NR = scores_Ryx.flatten(1).clamp_min(LEAST).log().cpu().numpy().T[known_P]
+        own_NR = (
+            np.array(self.row_label) == truth_P[known_P, None]
+        )  # of several rows of a label the best stands for it
+        return z_NR, np.where(own_NR, z_NR, -np.inf).max(1, initial=-np.inf).astype(np.float32)
 
 
 def _spread(length: int, side: int) -> Sequence[int]:
@@ -196,24 +224,3 @@ def _spread(length: int, side: int) -> Sequence[int]:
     count = min(length, side)
     places: list[int] = ((np.arange(count) + 0.5) * length / count).astype(int).tolist()
     return places
-
-
-@torch.inference_mode()
-def _tally(
-    segmenter: Segmenter,
-    sample: Sample,
-    words: Vocabulary,
-    temperatures: Sequence[float],
-    tallies: Sequence[Tally],
-) -> None:
-    encoded, classifier = segmenter.encode(sample.image), segmenter.classifier(words)
-    probabilities_QR = classifier.probabilities(encoded.proposals.embeddings[0])
-    for temperature, tally in zip(temperatures, tallies, strict=True):
-        ids, confidence = label_map(
-            encoded.proposals.mask_logits[0],
-            probabilities_QR,
-            classifier.row_label,
-            encoded.geometry,
-            temperature=temperature,
-        )
-        tally.add(ids, sample.index_map, confidence)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sanseg import calibration
-from sanseg.calibration import calibrate, fit_temperature, loss
+from sanseg.calibration import _Asked, calibrate, fit_temperature, loss
 from sanseg.data.datasets import SegmentationSet
 from sanseg.metrics import Metrics, Tally
 from sanseg.segmenter import Segmenter
@@ -68,7 +68,6 @@ def test_what_is_reported_is_what_the_words_then_answer(
     ticks: list[int] = []
     found = calibrate(segmenter, pets, words, progress=ticks.append)
     assert (found.pictures, found.tested, sum(ticks)) == (1, 1, 2)
-    assert found.loss[1] <= found.loss[0]
     plain = replace(words, thresholds=())
     assert found.before.to_dict() == sure(segmenter, pets, plain, 1).to_dict()
     warm = replace(plain, temperature=found.temperature)
@@ -82,12 +81,16 @@ def test_scores_are_known_where_the_mask_is(segmenter: Segmenter, sets: list[Seg
     words = sets[0].vocabulary
     for index, known in ((0, True), (2, False)):
         sample = sets[0][index]
-        z_NR, truth_N = calibration._known_scores(segmenter, sample, words, side=10)
+        z_NR, truth_N = _Asked.of(segmenter, sample, words).known_scores(sample.index_map, 10)
         y, x = (calibration._spread(length, 10) for length in sample.index_map.shape)
         truth = sample.index_map[np.ix_(y, x)]
         truth = truth[truth < 3]
         assert (len(truth) > 0) == known
         np.testing.assert_array_equal(truth_N, z_NR[np.arange(len(truth)), truth])
+        best = replace(words, synonyms="best", other=("wall",))  # rows: cat, kitten, dog, horse, wall
+        z_NR, truth_N = _Asked.of(segmenter, sample, best).known_scores(sample.index_map, 10)
+        of_labels_NK = np.stack([z_NR[:, :2].max(1), z_NR[:, 2], z_NR[:, 3]], axis=1)
+        np.testing.assert_array_equal(truth_N, of_labels_NK[np.arange(len(truth)), truth])
 
 
 def test_places_are_spread_and_within() -> None:
@@ -103,5 +106,7 @@ def test_what_cannot_be_calibrated(segmenter: Segmenter, sets: list[Segmentation
     with pytest.raises(ValueError, match="2 labels are asked for, pets has 3"):
         calibrate(segmenter, sets[0], sets[1].vocabulary)
     nothing = replace(sets[0].files, pictures=sets[0].files.pictures[:1:-1] * 2)  # p2, twice
-    with pytest.raises(ValueError, match="no pixel of the pictures of pets has a label"):
+    with pytest.raises(
+        ValueError, match="no pixel of the pictures of pets to fit on, or to test, has a label"
+    ):
         calibrate(segmenter, SegmentationSet("pets", nothing))

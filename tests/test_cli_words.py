@@ -165,4 +165,5 @@ def test_calibrate_tells_and_stores_what_the_library_finds(
     run("calibrate", *data, "--save", "c.safetensors", "--quiet")
     answers = [numbers(run, "-c", f"@c.{kind}") for kind in ("json", "safetensors")]
     assert answers[0] == answers[1]
+    assert answers[0]["other"]["words"] == ["wall"]  # type: ignore[index]
     assert answers[0]["settings"]["temperature"] == saved.temperature  # type: ignore[index]

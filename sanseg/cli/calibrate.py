@@ -117,5 +117,9 @@ def tell(found: Calibration, console: Console) -> None:
         table.add_column(heading, justify="right")
     errors = (found.before.calibration_error, found.after.calibration_error)
     table.add_row("expected calibration error on the others, %", *(f"{error:.2f}" for error in errors))
-    table.add_row("negative log likelihood where it was fitted", *(f"{loss:.4f}" for loss in found.loss))
+    table.add_row("negative log likelihood on the others", *(f"{loss:.4f}" for loss in found.loss))
     console.print(table)
+    if errors[1] >= errors[0]:
+        console.print(
+            "The confidence was as good without: fit on more pictures, or leave the temperature out."
+        )
