@@ -136,7 +136,13 @@ class Segmentation:
         if picture is None:
             raise ValueError("this result holds no picture: pass it, as overlay(image)")
         return draw.overlay(
-            picture, self.label_map, self.labels, self.other_name, opacity=opacity, legend=legend
+            picture,
+            self.label_map,
+            self.labels,
+            self.other_name,
+            opacity=opacity,
+            legend=legend,
+            colours=self.vocabulary.colours,
         )
 
     def table(self) -> Table:
@@ -166,9 +172,15 @@ class Segmentation:
             "width": width,
             "height": height,
             "regions": regions,
-            "other": {"id": self.other_id, "name": self.other_name, "words": list(self.vocabulary.other)},
+            "other": {
+                "id": self.other_id,
+                "name": self.other_name,
+                "colour": "#" + bytes(draw.OTHER_COLOUR).hex(),
+                "words": list(self.vocabulary.other),
+            },
             "labels": labels,
             "templates": self.templates,
+            "settings": self.vocabulary.settings(),
             "vocabulary": self.vocabulary_hash,
         }
 
@@ -221,7 +233,7 @@ class Segmentation:
         elif kind == "overlay":
             write_png(path, self.overlay())
         elif self.other_id == 254:
-            write_png(path, self.label_map, draw.colour_table(len(self.labels)))
+            write_png(path, self.label_map, draw.colour_table(len(self.labels), self.vocabulary.colours))
         else:
             write_png(path, self.label_map)
 

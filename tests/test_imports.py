@@ -21,6 +21,8 @@ ROWS = (
     {"report"},
     {
         "segmenter",
+        "calibration",
+        "wording",
         "benchmark",
         "train",
         "division",
@@ -35,7 +37,18 @@ ROWS = (
         "views",
         "baselines",
     },
-    {"devices", "segmentation", "losses", "labelmap", "data", "draw", "images", "vocabulary"},
+    {
+        "devices",
+        "segmentation",
+        "losses",
+        "labelmap",
+        "data",
+        "draw",
+        "images",
+        "vocabulary",
+        "vocabulary_files",
+        "distractors",
+    },
     {"model"},
     {"version"},
 )
