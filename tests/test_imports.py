@@ -35,7 +35,7 @@ ROWS = (
         "views",
         "baselines",
     },
-    {"devices", "segmentation", "losses", "labelmap", "data", "draw", "images", "vocabulary"},
+    {"devices", "extras", "formats", "queries", "segmentation", "segments", "losses", "labelmap", "data", "draw", "images", "vocabulary"},
     {"model"},
     {"version"},
 )

@@ -101,7 +101,7 @@ def test_overlay_uses_the_picture_that_belongs_to_it(tmp_path: Path) -> None:
         seg.overlay(seg.image[:, :20])
     with pytest.raises(ValueError, match="no picture"):
         bare.save(tmp_path, "cat")
-    assert set(bare.save(tmp_path, "cat", overlay=False)) == {"index", "json"}
+    assert set(bare.save(tmp_path, "cat", ("index", "json"))) == {"index", "json"}
 
 
 def test_the_set_of_files(tmp_path: Path) -> None:
@@ -122,10 +122,16 @@ def test_the_set_of_files(tmp_path: Path) -> None:
     assert json.loads(paths["json"].read_text(encoding="utf-8")) == seg.to_dict()
 
 
-def test_each_file_can_be_left_out(tmp_path: Path) -> None:
-    for kind in ("overlay", "index", "json"):
-        assert kind not in result().save(tmp_path, "cat", **{kind: False})
-    assert result().save(tmp_path / "none", "cat", overlay=False, index=False, json=False) == {}
+def test_formats_are_chosen_by_name(tmp_path: Path) -> None:
+    for name in ("overlay", "index", "json"):
+        assert [*result().save(tmp_path / name, "cat", [name, name])] == [name]
+        assert len([*(tmp_path / name).iterdir()]) == 1
+    assert result().save(tmp_path / "none", "cat", ()) == {}
+    with pytest.raises(ValueError, match="no format called 'gif': choose from overlay, index, masks, json"):
+        result().save(tmp_path, "cat", ["json", "gif"])
+    with pytest.raises(ValueError, match=r"out.json is one file.*give a folder and a stem"):
+        result().save(tmp_path / "out.json", formats=["csv"])
+    assert not [*tmp_path.glob("*.json")]
 
 
 def test_one_file_by_its_ending(tmp_path: Path) -> None:
@@ -139,7 +145,7 @@ def test_one_file_by_its_ending(tmp_path: Path) -> None:
         assert seg.save(str(tmp_path / name)) == {kind: tmp_path / name}
         assert (tmp_path / name).read_bytes() == (tmp_path / same_as).read_bytes()
     for name in ("out.jpg", "out"):
-        with pytest.raises(ValueError, match=f"{name} ends in none of .png, .index.png and .json: choose"):
+        with pytest.raises(ValueError, match=rf"{name} ends in none of .overlay.png, .*, .png: choose"):
             seg.save(tmp_path / name)
 
 
