@@ -101,7 +101,7 @@ class Queries:
 
     def _by_label(self, rows: Tensor) -> Tensor:
         """The best of each label's rows: (R, ...) to (K + 1, ...), other last."""
-        labels = max(self.row_label) + 1
-        index = torch.tensor([labels if label < 0 else label for label in self.row_label], device=rows.device)
-        best = rows.new_zeros(labels + 1, *rows.shape[1:])
-        return best.index_reduce_(0, index, rows, "amax")
+        label_R = torch.tensor(self.row_label, device=rows.device)
+        of_label = [rows[label_R == label] for label in [*range(int(label_R.max()) + 1), -1]]
+        nothing = rows.new_zeros(rows.shape[1:])
+        return torch.stack([own.amax(0) if len(own) else nothing for own in of_label])

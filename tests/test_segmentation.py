@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -207,3 +211,50 @@ def test_the_table_lists_what_occurs() -> None:
 
 def test_repr_is_one_short_line() -> None:
     assert repr(result()) == "Segmentation(30x20, 3 labels, mini: cat 50.0 %, other 33.3 %, sofa 16.7 %)"
+
+
+def test_a_notebook_shows_the_picture_and_what_occurs() -> None:
+    seg = result(Vocabulary((("<b>cat",), ("sofa",), ("sky",))))
+    html = seg._repr_html_()
+    assert "&lt;b&gt;cat" in html
+    assert "<b>" not in html
+    assert html.count("<tr>") == 4
+    assert "50.0 %" in html
+    assert seg.vocabulary_hash[:12] in html
+    png = base64.b64decode(re.findall(r"base64,([^\"]+)", html)[0])
+    np.testing.assert_array_equal(read_image(png), np.array(seg.overlay(legend=False)))
+    np.testing.assert_array_equal(read_image(seg._repr_png_()), np.array(seg.overlay()))
+
+
+def test_a_notebook_shows_large_pictures_small_and_colours_where_there_is_none() -> None:
+    large = result(height=30, width=3000)
+    assert read_image(
+        base64.b64decode(large._repr_html_().partition("base64,")[2].partition('"')[0])
+    ).shape == (
+        10,
+        1024,
+        3,
+    )
+    bare = Segmentation(large.label_map, large.confidence, WORDS, "mini", "plain")
+    shown = read_image(bare._repr_png_())
+    assert tuple(shown[0, 0]) == tuple(draw.palette(3)[0])
+    many_found = result(many())
+    many_found.label_map[0] = np.arange(30)
+    assert many_found._repr_html_().count("<tr>") == 1 + draw.MAX_LEGEND + 1
+
+
+def test_plot_draws_the_overlay_and_a_legend() -> None:
+    figure = Figure()
+    seg = result(Vocabulary((("_$cat$",), ("sofa",), ("sky",))))
+    axes = seg.plot(figure.subplots())
+    FigureCanvasAgg(figure).draw()
+    np.testing.assert_array_equal(axes.images[0].get_array(), np.array(seg.overlay(legend=False)))
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "50.0 %  _$cat$",
+        "33.3 %  other",
+        "16.7 %  sofa",
+    ]
+    colours = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
+    np.testing.assert_allclose(colours, draw.colour_table(3)[[0, 254, 1]] / 255)
