@@ -57,15 +57,19 @@ def make_photos(folder: Path, number: int) -> list[Path]:
     return paths
 
 
+def formats(overlay: bool) -> tuple[str, ...]:
+    return ("overlay", "index", "json") if overlay else ("index", "json")
+
+
 def one_by_one(segmenter: Segmenter, paths: Sequence[Path], out: Path, overlay: bool) -> None:
     for path in paths:
-        segmenter(path, WORDS).save(out, path.stem, overlay=overlay)
+        segmenter(path, WORDS).save(out, path.stem, formats(overlay))
 
 
 def lanes(segmenter: Segmenter, paths: Sequence[Path], out: Path, overlay: bool) -> None:
     def save(path: ImageSource, result: Segmentation) -> None:
         assert isinstance(path, Path)
-        result.save(out, path.stem, overlay=overlay)
+        result.save(out, path.stem, formats(overlay))
 
     for failure in segmenter.segment_each(paths, WORDS, save):
         assert failure is None, failure

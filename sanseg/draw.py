@@ -264,13 +264,7 @@ def triptych(
     Raises ValueError where picture and maps differ in size.
     """
     height, width = image.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    w, h = max(1, round(width * scale)), max(1, round(height * scale))
-    photo = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
-    nearest = np.ix_(
-        *(((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in ((h, height), (w, width)))
-    )
-    parts, table = [Image.fromarray(photo)], colour_table(len(labels))
+    parts, table = [], colour_table(len(labels))
     shares = np.zeros((2, len(table)))
     for number, label_map in enumerate((truth, prediction)):
         if label_map.shape != (height, width):
@@ -279,8 +273,10 @@ def triptych(
                 " pass the picture it belongs to"
             )
         shares[number] = np.bincount(label_map.ravel(), minlength=len(table)) / label_map.size
-        parts.append(overlay(photo, label_map[nearest], labels, legend=False))
-    gap = 8
+        photo, small_map = shrink(image, label_map, side)
+        parts.append(overlay(photo, small_map, labels, legend=False))
+    parts.insert(0, Image.fromarray(photo))
+    gap, (w, h) = 8, parts[0].size
     sheet = Image.new("RGB", (3 * w + 2 * gap, h), (255, 255, 255))
     for number, part in enumerate(parts):
         sheet.paste(part, (number * (w + gap), 0))
@@ -298,6 +294,21 @@ def triptych(
     if len(order) > most:
         entries.append(((255, 255, 255), f"and {len(order) - most} more"))
     return _with_legend(sheet, entries, font_size=14)
+
+
+def shrink(image: NDArray[np.uint8], label_map: LabelMap, side: int) -> tuple[NDArray[np.uint8], LabelMap]:
+    """A picture and its label map, the longer side at most so many pixels; smaller ones stay as they are.
+
+    image: uint8 (H, W, 3), RGB, smoothed. label_map: (H, W), the label nearest to each pixel.
+    """
+    height, width = label_map.shape
+    scale = min(1.0, side / max(height, width))
+    w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    nearest = np.ix_(
+        *(((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in ((h, height), (w, width)))
+    )
+    smooth = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)
+    return np.asarray(smooth), label_map[nearest]
 
 
 def heading(text: str, width: int, *, size: int = 22) -> Image.Image:

@@ -13,7 +13,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from sanseg.model.config import SANConfig
@@ -399,8 +400,14 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     Raises ValueError for NaN and infinite numbers, which JSON has no words for.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    write_bytes(path, encode_json(value))
+
+
+def encode_json(value: Any, indent: int | None = 2) -> bytes:
+    """What `write_json` writes. indent: None puts all on one line, for long lists of numbers."""
+    separators = None if indent else (",", ":")
+    text = json.dumps(value, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
 
 
 def write_png(
@@ -413,11 +420,25 @@ def write_png(
     image: a PIL picture; uint8 (H, W, 3) or (H, W); or uint16 (H, W), written with 16 bits.
     palette: uint8 (256, 3), RGB; the picture is then uint8 (H, W), and its numbers index the palette.
     """
+    write_bytes(path, encode_png(image, palette))
+
+
+def encode_png(
+    image: Image.Image | NDArray[np.uint8] | NDArray[np.uint16],
+    palette: NDArray[np.uint8] | None = None,
+    text: Mapping[str, str] | None = None,
+) -> bytes:
+    """What `write_png` writes. text: what its text chunks say, by keyword (Latin, at most 79 characters)."""
     picture = image.copy() if isinstance(image, Image.Image) else Image.fromarray(image)
     if palette is not None:
         assert picture.mode == "L", picture.mode
         assert palette.shape == (256, 3), palette.shape
         picture.putpalette(palette.tobytes())
+    chunks = PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
     data = io.BytesIO()
-    picture.save(data, format="PNG")
-    write_bytes(path, data.getvalue())
+    # Photos hardly repeat themselves, so looking for repetitions is most of the work and gains nothing.
+    strategy = {"compress_type": zlib.Z_RLE} if picture.mode == "RGB" else {}
+    picture.save(data, format="PNG", pnginfo=chunks, **strategy)
+    return data.getvalue()

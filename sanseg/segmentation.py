@@ -1,11 +1,14 @@
-"""Segmentation: the result, what can be asked of it, and all that is saved from it.
+"""Segmentation: the result, what can be asked of it, and how it is shown and saved.
 
 H W pixels of the picture as it came.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +20,19 @@ from rich.table import Table
 from rich.text import Text
 
 from sanseg import draw
-from sanseg.images import ImageSource, read_image, write_json, write_png
+from sanseg import formats as _formats
+from sanseg.extras import need
+from sanseg.images import ImageSource, encode_png, read_image, write_bytes
+from sanseg.queries import Queries, QueryMasks, Size
+from sanseg.segments import Segment, find_segments
 from sanseg.version import VERSION
 from sanseg.vocabulary import Vocabulary, other_id
 
 if TYPE_CHECKING:
-    from sanseg.model.san import Proposals
+    from matplotlib.axes import Axes
+    from supervision import Detections
 
-# What `Segmentation.save` writes into a file whose name ends so; the first that fits.
-ENDINGS = {"index": ".index.png", "json": ".json", "overlay": ".png"}
+SHOWN_SIDE = 1024  # pixels, of the longer side of a picture in a notebook
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Segmentation:
     vocabulary: the words, with the distractors that competed.
     model: the name of the model. templates: the prompt set it was asked with.
     image: uint8 (H, W, 3), RGB, the picture; None where it was not kept.
-    proposals: the masks and embeddings of all queries, of a batch of one; None unless asked for.
+    queries: what the queries say of it, for `proposals` and `scores`; None unless asked for.
     """
 
     label_map: draw.LabelMap
@@ -57,7 +64,7 @@ class Segmentation:
     model: str
     templates: str
     image: NDArray[np.uint8] | None = None
-    proposals: Proposals | None = None
+    queries: Queries | None = None
 
     def __post_init__(self) -> None:
         assert self.label_map.ndim == 2, self.label_map.shape
@@ -88,17 +95,34 @@ class Segmentation:
             name = f"({name})"
         return name
 
+    @property
+    def names(self) -> dict[int, str]:
+        """What the ids of the label map mean: the labels in the order asked, then other."""
+        return dict(enumerate(self.labels)) | {self.other_id: self.other_name}
+
+    def source(self) -> dict[str, str]:
+        """Who made this, of which words; every file says it: sanseg (its version), model, templates, vocabulary."""
+        return {
+            "sanseg": VERSION,
+            "model": self.model,
+            "templates": self.templates,
+            "vocabulary": self.vocabulary_hash,
+        }
+
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """The colour of every id, RGB: the vocabulary's where it has one; see `draw.colour_table`."""
+        return draw.colour_table(len(self.labels), self.vocabulary.colours)
+
     def regions(self) -> list[Region]:
         """The labels that occur, other among them, the largest first."""
-        # One name for each id, the ids between the last label and other have none.
-        labels = (*self.labels, *[""] * (self.other_id - len(self.labels)), self.other_name)
-        ids = self.label_map.ravel()
-        pixels = np.bincount(ids, minlength=len(labels))
-        assert len(pixels) == len(labels), f"the id {ids.max()} is no label's"
-        confidence = np.bincount(ids, weights=self.confidence.ravel(), minlength=len(labels))
+        names, ids = self.names, self.label_map.ravel()
+        pixels = np.bincount(ids, minlength=self.other_id + 1)
+        assert len(pixels) == self.other_id + 1, f"the id {ids.max()} is no label's"
+        confidence = np.bincount(ids, weights=self.confidence.ravel(), minlength=len(pixels))
         largest_first = np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)].tolist()
         return [
-            Region(id_, labels[id_], n := int(pixels[id_]), n / len(ids), float(confidence[id_]) / n)
+            Region(id_, names[id_], n := int(pixels[id_]), n / len(ids), float(confidence[id_]) / n)
             for id_ in largest_first
         ]
 
@@ -123,6 +147,62 @@ class Segmentation:
             asked = ", ".join(self.labels[:10]) + (", ..." if len(self.labels) > 10 else "")
             raise ValueError(f"{label!r} was not asked for: choose from {asked}, or {self.other_name}")
         return np.equal(self.label_map, ids[label])
+
+    def segments(self, *, other: bool = True) -> list[Segment]:
+        """The connected regions, the largest first: label, confidence, pixels, box, mask, polygon. See `Segment`.
+
+        other: whether those of other are among them.
+        Needs the extra `formats`: raises ValueError, saying so, where it is missing.
+        """
+        names = self.names if other else dict(enumerate(self.labels))
+        return find_segments(self.label_map, self.confidence, names)
+
+    def proposals(self, size: Size | None = None) -> QueryMasks:
+        """The queries' own masks, embeddings and scores, before they became one label map. See `QueryMasks`.
+
+        size: height and width of the masks; None is that of the mask grid, `label_map.shape` the picture's.
+        Raises ValueError where the queries were not kept.
+        """
+        return self._kept().proposals(size)
+
+    def scores(self, size: Size | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The score of every label and of other, (K + 1, h, w), and of all rows together, (h, w).
+
+        At the size `label_map.shape` the label map is where they are largest, at the price of K x H x W numbers.
+        size: as for `proposals`. Raises ValueError where the queries were not kept.
+        """
+        return self._kept().scores(size)
+
+    def _kept(self) -> Queries:
+        if self.queries is None:
+            raise ValueError(
+                "this result did not keep what the queries say: ask with proposals=True, as "
+                "segmenter(image, words, proposals=True)"
+            )
+        return self.queries
+
+    def to_supervision(self) -> Detections:
+        """The segments, less those of other, as supervision.Detections: boxes, masks, confidence, class_id.
+
+        class_id is the id in the label map, `data["class_name"]` the label. Masks are a CompactMask. Boxes include
+        their last pixel, as supervision has it. Needs the extras `formats` and `supervision`.
+        """
+        supervision = need("supervision", "supervision", "to_supervision")
+        segments = self.segments(other=False)
+        if not segments:
+            empty: Detections = supervision.Detections.empty()
+            return empty
+        boxes = np.array([segment.box for segment in segments], dtype=np.float32) - (0, 0, 1, 1)
+        masks = [segment.coco_rle() for segment in segments]
+        detections: Detections = supervision.Detections(
+            xyxy=boxes.astype(np.float32),
+            mask=supervision.CompactMask.from_coco_rle(masks, boxes, self.label_map.shape),
+            confidence=np.array([segment.confidence for segment in segments], dtype=np.float32),
+            class_id=np.array([segment.id for segment in segments]),
+            data={"class_name": np.array([segment.label for segment in segments])},
+            metadata=self.source(),
+        )
+        return detections
 
     def overlay(
         self, image: ImageSource | None = None, *, opacity: float = 0.5, legend: bool = True
@@ -184,60 +264,132 @@ class Segmentation:
             "vocabulary": self.vocabulary_hash,
         }
 
+    def plot(self, ax: Axes | None = None, *, opacity: float = 0.5) -> Axes:
+        """Drawn with matplotlib: the picture, its labels over it, and a legend at the right. For papers.
+
+        ax: what to draw on; None is a new figure of pyplot's. opacity: of the colours, 0..1.
+        Needs matplotlib, the extra `plot`: raises ValueError, saying so, where it is missing.
+        """
+        matplotlib = need("matplotlib", "plot", "plot()")
+        patches = need("matplotlib.patches", "plot", "plot()")
+        if ax is None:
+            _, ax = need("matplotlib.pyplot", "plot", "plot()").subplots(layout="constrained")
+        assert ax is not None
+        ax.imshow(np.asarray(self._painted(opacity=opacity)), interpolation="nearest")
+        ax.set_axis_off()
+        table = self.colours / 255
+        with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a label begins no formula
+            # The share comes first: matplotlib leaves out what begins with an underscore.
+            shown = [
+                patches.Patch(
+                    color=table[region.id].tolist(), label=f"{draw.percent(region.share)}  {region.label}"
+                )
+                for region in self.regions()[: draw.MAX_LEGEND]
+            ]
+            ax.legend(handles=shown, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        return ax
+
+    def _painted(self, *, opacity: float = 0.5, side: int | None = None, legend: bool = False) -> Image.Image:
+        """The overlay, its longer side at most so many pixels; colours alone where there is no picture."""
+        image = self.image
+        if image is None:
+            image, opacity = np.full((*self.label_map.shape, 3), 255, dtype=np.uint8), 1.0
+        label_map = self.label_map
+        if side is not None:
+            image, label_map = draw.shrink(image, label_map, side)
+        return draw.overlay(
+            image,
+            label_map,
+            self.labels,
+            self.other_name,
+            opacity=opacity,
+            legend=legend,
+            colours=self.vocabulary.colours,
+        )
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows where it shows no HTML."""
+        return encode_png(self._painted(side=SHOWN_SIDE, legend=True))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture painted, and a table of what occurs."""
+        png = b64encode(encode_png(self._painted(side=SHOWN_SIDE))).decode("ascii")
+        table = self.colours
+        regions = self.regions()
+        rows = [
+            f'<tr><td><span style="background: rgb{tuple(table[region.id].tolist())}">&emsp;</span> '
+            f"{escape(region.label)}</td><td>{draw.percent(region.share)}</td>"
+            f"<td>{region.mean_confidence:.2f}</td></tr>"
+            for region in regions[: draw.MAX_LEGEND]
+        ]
+        if len(regions) > len(rows):
+            rows.append(f"<tr><td>and {len(regions) - len(rows)} more</td><td></td><td></td></tr>")
+        height, width = self.label_map.shape
+        return (
+            f'<div><img alt="segmentation" style="max-width: 100%" src="data:image/png;base64,{png}">'
+            "<table><tr><th>label</th><th>share</th><th>confidence</th></tr>"
+            f"{''.join(rows)}</table><small>{width} x {height}, {escape(self.model)}, "
+            f"vocabulary {self.vocabulary_hash[:12]}, sanseg {VERSION}</small></div>"
+        )
+
     def save(
         self,
         path: str | PathLike[str],
         stem: str | None = None,
+        formats: Iterable[str] = _formats.DEFAULT,
         *,
-        overlay: bool = True,
-        index: bool = True,
-        json: bool = True,
+        picture: str | None = None,
+        simplify: float = 0.0,
     ) -> dict[str, Path]:
         """Writes one file, `save("out.png")`, or a set of them into a folder, `save("out", "cat")`.
 
-        One file: .png is the overlay, .index.png the label map, .json the numbers (`to_dict`).
-        A set: STEM.overlay.png, STEM.index.png and STEM.json in the folder `path`, less those set to False.
+        One file: in the format that its name ends as, ".index.png", ".geojson"; .png alone is the overlay.
+        A set: STEM with the ending of each format, in the folder `path`.
 
-        The index PNG holds the ids: 8 bits, the overlay's colours as its palette; for more than 254 labels
-        16 bits, without colours. Files are whole or absent, folders made where missing, and the same result
-        gives the same bytes. Returns the paths written, by kind: "overlay", "index", "json".
+        formats: keys of `sanseg.formats.FORMATS`; docs/FORMATS.md has what each of them holds.
+        picture: the name of the picture, for files that name it; None is STEM.jpg.
+        simplify: how far polygons may stray from the borders of pixels, in pixels; 0 is exact.
 
-        Raises ValueError for another ending, a stem that is no file name, or an overlay where this holds no
-        picture; OSError where the disk refuses.
+        Files are whole or absent, folders made where missing, and the same result gives the same bytes. A folder of
+        masks loses those that earlier words left in it. Returns the paths written, by format.
+
+        Raises ValueError for an unknown format or ending, a stem that is no file name, what a format lacks here (a
+        picture, queries, an extra), and formats beside the name of one file; OSError where the disk refuses.
         """
+        chosen = _formats.check(formats)
         if stem is None:
-            name = Path(path).name.lower()
-            kind = next((kind for kind, ending in ENDINGS.items() if name.endswith(ending)), None)
-            if kind is None:
+            if chosen != _formats.DEFAULT:
                 raise ValueError(
-                    f"{path} ends in none of .png, .index.png and .json: choose one, or give a folder and a "
-                    "stem, as save(folder, stem)"
+                    f"{path} is one file, in the format of its ending: for several give a folder and a stem, as "
+                    "save(folder, stem, formats)"
                 )
-            paths = {kind: Path(path)}
+            name, stem = _formats.of_ending(Path(path))
+            paths = {name: Path(path)}
         else:
             if not stem or Path(stem).name != stem:
                 raise ValueError(f"{stem!r} is no file name: give one without folders, as 'cat'")
-            wanted = {"overlay": overlay, "index": index, "json": json}
-            paths = {
-                kind: Path(path) / f"{stem}{'.overlay' * (kind == 'overlay')}{ENDINGS[kind]}"
-                for kind in wanted
-                if wanted[kind]
-            }
-        for kind, file in paths.items():
-            self._write(kind, file)
+            paths = {name: Path(path) / (stem + _formats.FORMATS[name].ending) for name in chosen}
+        named = f"{stem}.jpg" if picture is None else picture
+        # The bytes of a name may be no UTF-8, which files are.
+        options = _formats.Options(named.encode(errors="replace").decode(), simplify)
+        for name, file in paths.items():
+            content = _formats.FORMATS[name].make(self, options)
+            if isinstance(content, bytes):
+                write_bytes(file, content)
+            else:
+                _write_masks(file, content)
         return paths
-
-    def _write(self, kind: str, path: Path) -> None:
-        if kind == "json":
-            write_json(path, self.to_dict())
-        elif kind == "overlay":
-            write_png(path, self.overlay())
-        elif self.other_id == 254:
-            write_png(path, self.label_map, draw.colour_table(len(self.labels), self.vocabulary.colours))
-        else:
-            write_png(path, self.label_map)
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape
         shown = ", ".join(f"{region.label} {draw.percent(region.share)}" for region in self.regions()[:5])
         return f"Segmentation({width}x{height}, {len(self.labels)} labels, {self.model}: {shown})"
+
+
+def _write_masks(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Each file whole; masks that are there and not among them go."""
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    for there in folder.glob("[0-9]*-*.png"):
+        if there.name not in files:
+            there.unlink()

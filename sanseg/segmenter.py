@@ -32,6 +32,7 @@ from sanseg.model.san import SAN, Proposals
 from sanseg.model.text import Classifier, TextEncoder
 from sanseg.model.text_cache import TextCache
 from sanseg.model.weights import load_san
+from sanseg.queries import Queries
 from sanseg.segmentation import Segmentation
 from sanseg.vocabulary import Vocabulary
 from sanseg.vocabulary_files import Embeddings
@@ -138,7 +139,7 @@ class Segmenter:
         other: "auto" keeps the distractors a Vocabulary has; where it has none, everyday words compete with
             fewer than `vocabulary.FEW` labels and mean "other". None: the labels share the whole picture.
             Or words of your own, in place of the everyday ones.
-        proposals: whether the result keeps the masks and embeddings of all queries.
+        proposals: whether the result keeps what the queries say, for its `proposals()` and `scores()`.
 
         Raises ValueError and OSError, in one line, for what cannot be read.
         """
@@ -272,7 +273,15 @@ class Segmenter:
             model=self.san.config.name,
             templates=self._templates(words),
             image=encoded.image,
-            proposals=encoded.proposals if proposals else None,
+            queries=Queries(
+                encoded.proposals.mask_logits[0],
+                encoded.proposals.embeddings[0],
+                probabilities_QR,
+                classifier.row_label,
+                encoded.geometry,
+            )
+            if proposals
+            else None,
         )
 
     def classifier(self, words: Vocabulary, progress: Callable[[int], None] | None = None) -> Classifier:

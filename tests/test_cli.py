@@ -155,10 +155,12 @@ def test_other_words_replace_the_everyday_ones_or_none_compete(run: Run) -> None
     assert "--other and --no-other contradict each other" in message
 
 
-@pytest.mark.parametrize(("flag", "gone"), [("--no-overlay", "one.overlay.png"), ("--no-json", "one.json")])
-def test_outputs_can_be_left_out(run: Run, flag: str, gone: str) -> None:
-    segment(run, flag)
-    assert files() == {"one.overlay.png", "one.index.png", "one.json"} - {gone}
+def test_formats_are_chosen(run: Run) -> None:
+    segment(run, "--format", "json, scores,cvat")
+    assert files() == {"one.json", "one.scores.npz", "one.cvat.xml"}
+    assert 'name="one.png"' in Path("out/one.cvat.xml").read_text(), "the picture by its own name"
+    told = segment(run, "--format", "json,gif", code=shell.BAD_USE).stderr
+    assert told.startswith("sanseg: there is no format called 'gif': choose from overlay, index, masks, ")
 
 
 def test_quiet_prints_errors_only(run: Run) -> None:

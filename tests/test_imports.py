@@ -40,6 +40,10 @@ ROWS = (
     {
         "devices",
         "segmentation",
+        "extras",
+        "formats",
+        "queries",
+        "segments",
         "losses",
         "labelmap",
         "data",

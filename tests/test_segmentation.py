@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -101,7 +105,7 @@ def test_overlay_uses_the_picture_that_belongs_to_it(tmp_path: Path) -> None:
         seg.overlay(seg.image[:, :20])
     with pytest.raises(ValueError, match="no picture"):
         bare.save(tmp_path, "cat")
-    assert set(bare.save(tmp_path, "cat", overlay=False)) == {"index", "json"}
+    assert set(bare.save(tmp_path, "cat", ("index", "json"))) == {"index", "json"}
 
 
 def test_the_set_of_files(tmp_path: Path) -> None:
@@ -122,10 +126,16 @@ def test_the_set_of_files(tmp_path: Path) -> None:
     assert json.loads(paths["json"].read_text(encoding="utf-8")) == seg.to_dict()
 
 
-def test_each_file_can_be_left_out(tmp_path: Path) -> None:
-    for kind in ("overlay", "index", "json"):
-        assert kind not in result().save(tmp_path, "cat", **{kind: False})
-    assert result().save(tmp_path / "none", "cat", overlay=False, index=False, json=False) == {}
+def test_formats_are_chosen_by_name(tmp_path: Path) -> None:
+    for name in ("overlay", "index", "json"):
+        assert [*result().save(tmp_path / name, "cat", [name, name])] == [name]
+        assert len([*(tmp_path / name).iterdir()]) == 1
+    assert result().save(tmp_path / "none", "cat", ()) == {}
+    with pytest.raises(ValueError, match="no format called 'gif': choose from overlay, index, masks, json"):
+        result().save(tmp_path, "cat", ["json", "gif"])
+    with pytest.raises(ValueError, match=r"out.json is one file.*give a folder and a stem"):
+        result().save(tmp_path / "out.json", formats=["csv"])
+    assert not [*tmp_path.glob("*.json")]
 
 
 def test_one_file_by_its_ending(tmp_path: Path) -> None:
@@ -139,7 +149,7 @@ def test_one_file_by_its_ending(tmp_path: Path) -> None:
         assert seg.save(str(tmp_path / name)) == {kind: tmp_path / name}
         assert (tmp_path / name).read_bytes() == (tmp_path / same_as).read_bytes()
     for name in ("out.jpg", "out"):
-        with pytest.raises(ValueError, match=f"{name} ends in none of .png, .index.png and .json: choose"):
+        with pytest.raises(ValueError, match=rf"{name} ends in none of .overlay.png, .*, .png: choose"):
             seg.save(tmp_path / name)
 
 
@@ -202,3 +212,50 @@ def test_the_table_lists_what_occurs() -> None:
 
 def test_repr_is_one_short_line() -> None:
     assert repr(result()) == "Segmentation(30x20, 3 labels, mini: cat 50.0 %, other 33.3 %, sofa 16.7 %)"
+
+
+def test_a_notebook_shows_the_picture_and_what_occurs() -> None:
+    seg = result(Vocabulary((("<b>cat",), ("sofa",), ("sky",))))
+    html = seg._repr_html_()
+    assert "&lt;b&gt;cat" in html
+    assert "<b>" not in html
+    assert html.count("<tr>") == 4
+    assert "50.0 %" in html
+    assert seg.vocabulary_hash[:12] in html
+    png = base64.b64decode(re.findall(r"base64,([^\"]+)", html)[0])
+    np.testing.assert_array_equal(read_image(png), np.array(seg.overlay(legend=False)))
+    np.testing.assert_array_equal(read_image(seg._repr_png_()), np.array(seg.overlay()))
+
+
+def test_a_notebook_shows_large_pictures_small_and_colours_where_there_is_none() -> None:
+    large = result(height=30, width=3000)
+    assert read_image(
+        base64.b64decode(large._repr_html_().partition("base64,")[2].partition('"')[0])
+    ).shape == (
+        10,
+        1024,
+        3,
+    )
+    bare = Segmentation(large.label_map, large.confidence, WORDS, "mini", "plain")
+    shown = read_image(bare._repr_png_())
+    assert tuple(shown[0, 0]) == tuple(draw.palette(3)[0])
+    many_found = result(many())
+    many_found.label_map[0] = np.arange(30)
+    assert many_found._repr_html_().count("<tr>") == 1 + draw.MAX_LEGEND + 1
+
+
+def test_plot_draws_the_overlay_and_a_legend() -> None:
+    figure = Figure()
+    seg = result(Vocabulary((("_$cat$",), ("sofa",), ("sky",))))
+    axes = seg.plot(figure.subplots())
+    FigureCanvasAgg(figure).draw()
+    np.testing.assert_array_equal(axes.images[0].get_array(), np.array(seg.overlay(legend=False)))
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "50.0 %  _$cat$",
+        "33.3 %  other",
+        "16.7 %  sofa",
+    ]
+    colours = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
+    np.testing.assert_allclose(colours, draw.colour_table(3)[[0, 254, 1]] / 255)

@@ -198,15 +198,14 @@ def test_classifiers_kept_are_bounded(segmenter: Segmenter, monkeypatch: pytest.
 
 def test_proposals_come_on_request(segmenter: Segmenter) -> None:
     image = picture(50, 70)
-    assert segmenter(image, WORDS).proposals is None
-    proposals = segmenter(image, WORDS, proposals=True).proposals
-    assert proposals is not None
-    assert proposals.mask_logits.shape[:2] == (1, 7)
-    assert proposals.embeddings.shape == (1, 7, 24)
+    assert segmenter(image, WORDS).queries is None
+    queries = segmenter(image, WORDS, proposals=True).queries
+    assert queries is not None
+    assert queries.mask_logits.shape[0] == 7
+    assert queries.embeddings.shape == (7, 24)
     many = results(segmenter.segment_many([image, image], WORDS, proposals=True))
-    assert all(answer.proposals is not None for answer in many)
+    assert all(answer.queries is not None for answer in many)
     encoded = segmenter.encode_batch([image, image])[1]
-    assert encoded.segment(WORDS, proposals=True).proposals is encoded.proposals
     assert (
         encoded.proposals.mask_logits.untyped_storage().nbytes() == 4 * encoded.proposals.mask_logits.numel()
     )

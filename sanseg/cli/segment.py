@@ -61,13 +61,15 @@ def segment(
     synonyms: Synonyms = None,
     threshold: Threshold = None,
     temperature: Temperature = None,
-    overlay: Annotated[bool, typer.Option(help="Write PHOTO.overlay.png, the picture painted.")] = True,
-    json: Annotated[bool, typer.Option(help="Write PHOTO.json, the numbers.")] = True,
+    formats: Annotated[
+        str, typer.Option("--format", help="What to write, with commas; docs/FORMATS.md says what each is.")
+    ] = "overlay,index,json",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Segment photos into the things named.
 
-    Writes PHOTO.index.png, whose pixels are indices into the labels, and beside it the overlay and the numbers.
+    Writes PHOTO.index.png, whose pixels are indices into the labels, and beside it the overlay and the numbers; or
+    other formats: masks, csv, confidence, scores, coco-rle, coco-polygons, yolo, labelme, label-studio, cvat, geojson.
     """
     with mistakes_in_one_line():
         vocabulary = read_words(
@@ -81,14 +83,16 @@ def segment(
             temperature=temperature,
         )
         from sanseg.devices import name_dtype
+        from sanseg.formats import check
         from sanseg.images import find_images
         from sanseg.segmenter import load
 
+        chosen = check(name.strip() for name in formats.split(","))
         paths = find_images(photos)
         segmenter = load(model, device, dtype=dtype, clip=clip)
         console = Console(quiet=quiet)
         console.print(f"{escape(model)} on {segmenter.device} in {name_dtype(segmenter.san.nothing.dtype)}")
-        failed = segment_all(segmenter, vocabulary, paths, out, console, overlay=overlay, json=json)
+        failed = segment_all(segmenter, vocabulary, paths, out, console, chosen)
         if segmenter.text_cache.trouble:
             complain(segmenter.text_cache.trouble)
         console.print(
@@ -106,18 +110,17 @@ def segment_all(
     paths: Sequence[Path],
     out: Path,
     console: Console,
-    *,
-    overlay: bool,
-    json: bool,
+    formats: Sequence[str],
 ) -> list[str]:
     """Segments, saves and tells of each picture. Returns a line for each that failed."""
+    from sanseg.formats import FORMATS
     from sanseg.segmenter import Failure
 
     stem_of = dict(zip(paths, stems(paths), strict=True))
 
     def save(path: ImageSource, result: Segmentation) -> tuple[str, Table]:
         assert isinstance(path, Path)
-        files = result.save(out, stem_of[path], overlay=overlay, json=json)
+        files = result.save(out, stem_of[path], formats, picture=path.name)
         return ", ".join(map(str, files.values())), result.table()
 
     failed = []
@@ -127,7 +130,10 @@ def segment_all(
         segmenter.classifier(vocabulary, lambda encoded: progress.advance(words, encoded))
         progress.remove_task(words)
         # vocabulary.other, even if it is (): "auto" would find some.
-        with closing(segmenter.segment_each(paths, vocabulary, save, vocabulary.other)) as saved:
+        queries = any(FORMATS[name].queries for name in formats)
+        with closing(
+            segmenter.segment_each(paths, vocabulary, save, vocabulary.other, proposals=queries)
+        ) as saved:
             tracked = progress.track(paths, description="pictures")
             for path, done in zip(tracked, saved, strict=True):
                 if isinstance(done, Failure):

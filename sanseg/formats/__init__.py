@@ -1,0 +1,57 @@
+"""The formats in which a Segmentation is saved, one small file for each family.
+
+What each holds, which tool opens it, and what becomes of holes and of other: docs/FORMATS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from sanseg.formats import arrays, coco, cvat, geojson, label_studio, labelme, numbers, pictures, yolo
+from sanseg.formats.format import Format, Options
+
+__all__ = ["DEFAULT", "FORMATS", "Format", "Options", "check", "of_ending"]
+
+DEFAULT = ("overlay", "index", "json")
+
+FORMATS = {
+    "overlay": Format(".overlay.png", "the picture painted, with a legend", pictures.overlay),
+    "index": Format(".index.png", "the label map, with a palette and the names", pictures.index),
+    "masks": Format(".masks", "a folder with a black and white PNG for each label", pictures.masks),
+    "json": Format(".json", "words and areas", numbers.to_json),
+    "csv": Format(".csv", "areas, a line for each label", numbers.to_csv),
+    "confidence": Format(".confidence.npz", "label map and confidence, for numpy", arrays.confidence),
+    "scores": Format(".scores.npz", "the score of every label, for numpy", arrays.scores, queries=True),
+    "coco-rle": Format(".coco-rle.json", "COCO annotations, run lengths", coco.run_lengths),
+    "coco-polygons": Format(".coco-polygons.json", "COCO annotations, polygons", coco.polygons),
+    "yolo": Format(".txt", "YOLO segmentation, a polygon a line", yolo.text),
+    "labelme": Format(".labelme.json", "LabelMe, polygons and the picture", labelme.polygons),
+    "label-studio": Format(".label-studio.json", "a Label Studio task, brush strokes", label_studio.task),
+    "cvat": Format(".cvat.xml", "CVAT for images 1.1, masks", cvat.xml),
+    "geojson": Format(".geojson", "GeoJSON, polygons with holes", geojson.polygons),
+}
+
+
+def check(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once, in order. Raises ValueError for one that is no key of FORMATS."""
+    chosen = tuple(dict.fromkeys(names))
+    for name in chosen:
+        if name not in FORMATS:
+            raise ValueError(f"there is no format called {name!r}: choose from {', '.join(FORMATS)}")
+    return chosen
+
+
+def of_ending(path: PurePath) -> tuple[str, str]:
+    """The format of a file by how its name ends, and what is before that; plain .png is the overlay.
+
+    Raises ValueError for another ending.
+    """
+    endings = {format_.ending: name for name, format_ in FORMATS.items()} | {".png": "overlay"}
+    for ending in sorted(endings, key=len, reverse=True):
+        if path.name.lower().endswith(ending):
+            return endings[ending], path.name[: -len(ending)]
+    raise ValueError(
+        f"{path} ends in none of {', '.join(endings)}: choose one, or give a folder and a stem, as "
+        "save(folder, stem)"
+    )
