@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -53,11 +54,11 @@ class ArrayReader:
 
     @property
     def height(self) -> int:
-        return self.image.shape[0]
+        return int(self.image.shape[0])
 
     @property
     def width(self) -> int:
-        return self.image.shape[1]
+        return int(self.image.shape[1])
 
     def read(self, rows: slice, columns: slice) -> tuple[NDArray[np.uint8], None]:
         return self.image[rows, columns], None
@@ -123,7 +124,7 @@ def _windows(length: int, size: int, shared: int) -> tuple[slice, ...]:
 def _cut(spans: Sequence[slice]) -> tuple[slice, ...]:
     """What lies between any two ends of these spans that follow each other."""
     ends = sorted({end for span in spans for end in (span.start, span.stop)})
-    return tuple(slice(*pair) for pair in zip(ends, ends[1:], strict=False))
+    return tuple(slice(*pair) for pair in pairwise(ends))
 
 
 def _ramps(spans: Sequence[slice], shared: int) -> NDArray[np.float32]:
@@ -247,9 +248,7 @@ class Windows:
         near: dict[Place, Seen | None] = {}  # each window is fetched once for all cells beside each other
         for columns in _cut(self.layout.columns):
             across = [j for j, window in enumerate(self.layout.columns) if _meet(window, columns)]
-            near = {
-                (i, j): near[i, j] if (i, j) in near else self.kept[i, j] for i in down for j in across
-            }
+            near = {(i, j): near[i, j] if (i, j) in near else self.kept[i, j] for i in down for j in across}
             seen = {place: one for place, one in near.items() if one is not None}
             if len(seen) < len(near):
                 continue  # a window that knows nothing covers all of this
@@ -293,7 +292,7 @@ class Windows:
                 for neighbour, at in ((before[j : j + 1], (i - 1, j)), (beside[-1:], (i, j - 1))):
                     if neighbour and neighbour[0] is not None and own is not None:
                         agreed = self._agreed(own, (i, j), neighbour[0], at)
-                        same, pixels = same + np.count_nonzero(agreed), pixels + agreed.size
+                        same, pixels = same + int(np.count_nonzero(agreed)), pixels + agreed.size
                 beside.append(own)
             before = beside
         return same / pixels if pixels else 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,10 @@ def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def by_windows(segmenter: Segmenter, image: NDArray[np.uint8], layout: Layout) -> Windows:
-    return Windows(segmenter, ArrayReader(image), segmenter.resolve(WORDS), layout)
+def by_windows(
+    segmenter: Segmenter, image: NDArray[np.uint8], layout: Layout, other: str | None = None
+) -> Windows:
+    return Windows(segmenter, ArrayReader(image), segmenter.resolve(WORDS, other), layout)
 
 
 class Holes(ArrayReader):
@@ -49,11 +53,13 @@ def test_windows_cover_the_picture_and_their_weights_sum_to_one(
     height: int, width: int, size: int, overlap: float
 ) -> None:
     layout = Layout(height, width, size, overlap)
-    for length, spans, ramps in zip((height, width), (layout.rows, layout.columns), layout.weights, strict=True):
+    for length, spans, ramps in zip(
+        (height, width), (layout.rows, layout.columns), layout.weights, strict=True
+    ):
         assert {span.stop - span.start for span in spans} == {min(size, length)}
         assert spans[0].start == 0
         assert spans[-1].stop == length
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in pairwise(spans):
             assert before.start < after.start
             assert before.stop - after.start >= round(size * overlap)
         np.testing.assert_allclose(ramps.sum(0), 1, atol=1e-6)
@@ -84,7 +90,7 @@ def test_one_window_is_the_plain_road_to_the_bit(segmenter: Segmenter) -> None:
 def test_the_answer_is_the_formula_on_all_windows_scores(segmenter: Segmenter) -> None:
     """Against the tensor that the road never makes: every score of every window, weighted and summed."""
     image, layout = picture(150, 201), Layout(150, 201, 64, 0.3)
-    seen_by = by_windows(segmenter, image, layout)
+    seen_by = by_windows(segmenter, image, layout, "wall, dog")
     total = np.zeros((len(seen_by.words.names) + len(seen_by.words.other), 150, 201))
     for i, rows in enumerate(layout.rows):
         for j, columns in enumerate(layout.columns):
@@ -158,18 +164,18 @@ def test_blending_leaves_no_seam_where_windows_contradict_each_other(tiny_san: S
     assert found[0.5] < 2
 
 
-def test_agreement_counts_where_neighbours_name_the_same(
-    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_agreement_counts_where_neighbours_name_the_same(tiny_san: SAN) -> None:
+    words = Vocabulary.of("sky, tree")
+    segmenter = Segmenter(tiny_san, proposer=Doubtful(Segmenter(tiny_san).classifier(words).weight))
     image, layout = picture(130, 130), Layout(130, 130, 64, 0.25)
-    seen_by = by_windows(segmenter, image, layout)
+    seen_by = Windows(segmenter, ArrayReader(image), words, layout)
     agreement = seen_by.agreement()
     assert 0 < agreement < 1
     own = {}
     for i, rows in enumerate(layout.rows):
         for j, columns in enumerate(layout.columns):
             own[i, j] = np.full((130, 130), -1)
-            own[i, j][rows, columns] = segmenter(image[rows, columns], seen_by.words).label_map
+            own[i, j][rows, columns] = segmenter(image[rows, columns], words, None).label_map
     same = pixels = 0
     for i, j in own:
         for neighbour in ((i - 1, j), (i, j - 1)):
@@ -178,7 +184,7 @@ def test_agreement_counts_where_neighbours_name_the_same(
                 pixels += both.sum()
                 same += (both & (own[i, j] == own[neighbour])).sum()
     assert agreement == same / pixels
-    assert by_windows(segmenter, image, Layout(130, 130, 256)).agreement() == 1
+    assert Windows(segmenter, ArrayReader(image), words, Layout(130, 130, 256)).agreement() == 1
 
 
 def test_steps_are_counted_where_windows_end() -> None:

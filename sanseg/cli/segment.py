@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from sanseg.cli import segment_large
 from sanseg.cli.shell import EXIT_CODES, SOME_FAILED, app, complain, mistakes_in_one_line
 
 if TYPE_CHECKING:
@@ -59,16 +60,25 @@ def segment(
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Write PHOTO.overlay.png, the picture painted.")] = True,
     json: Annotated[bool, typer.Option(help="Write PHOTO.json, the numbers.")] = True,
+    window: segment_large.Window = None,
+    overlap: segment_large.Overlap = None,
+    bands: segment_large.Bands = "",
+    stretch: segment_large.Stretch = "",
+    max_megapixels: segment_large.MaxMegapixels = None,
+    geojson: segment_large.GeoJSON = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Segment photos into the things named.
 
     Writes PHOTO.index.png, whose pixels are indices into the labels, and beside it the overlay and the numbers.
+    Large TIFFs go by windows, into PHOTO.index.tif and PHOTO.confidence.tif.
     """
     with mistakes_in_one_line():
         if no_other and other != "auto":
             raise ValueError("--other and --no-other contradict each other: give one of them")
         vocabulary = read_words(classes, labels, None if no_other else other)
+        large = segment_large.Large(window, overlap, bands, stretch, max_megapixels, geojson)
+        large_options = large.options(overlay=overlay, json=json)
         from sanseg.devices import name_dtype
         from sanseg.images import find_images
         from sanseg.segmenter import load
@@ -77,7 +87,14 @@ def segment(
         segmenter = load(model, device, dtype=dtype, clip=clip)
         console = Console(quiet=quiet)
         console.print(f"{escape(model)} on {segmenter.device} in {name_dtype(segmenter.san.nothing.dtype)}")
-        failed = segment_all(segmenter, vocabulary, paths, out, console, overlay=overlay, json=json)
+        stem_of = dict(zip(paths, stems(paths), strict=True))
+        plain, by_windows = segment_large.apart(paths, large)
+        stem_of_plain = {path: stem_of[path] for path in plain}
+        failed = segment_all(segmenter, vocabulary, stem_of_plain, out, console, overlay=overlay, json=json)
+        stem_of_large = {path: stem_of[path] for path in by_windows}
+        failed += segment_large.segment_by_windows(
+            segmenter, vocabulary, stem_of_large, out, large_options, console
+        )
         if segmenter.text_cache.trouble:
             complain(segmenter.text_cache.trouble)
         console.print(
@@ -101,7 +118,7 @@ def read_words(classes: str, labels: Path | None, other: str | None) -> Vocabula
 def segment_all(
     segmenter: Segmenter,
     vocabulary: Vocabulary,
-    paths: Sequence[Path],
+    stem_of: Mapping[Path, str],
     out: Path,
     console: Console,
     *,
@@ -111,7 +128,7 @@ def segment_all(
     """Segments, saves and tells of each picture. Returns a line for each that failed."""
     from sanseg.segmenter import Failure
 
-    stem_of = dict(zip(paths, stems(paths), strict=True))
+    paths = list(stem_of)
 
     def save(path: ImageSource, result: Segmentation) -> tuple[str, Table]:
         assert isinstance(path, Path)
