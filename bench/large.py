@@ -40,7 +40,7 @@ from rasterio.windows import Window
 
 import sanseg
 from sanseg.geo import Raster
-from sanseg.large import Options, segment_large
+from sanseg.large.run import Options, segment_large
 from sanseg.windows import ArrayReader, Layout, Windows, steps
 
 WORDS = "sky, tree, grass, water, road, building, person, car, animal, food, furniture, wall"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # network, on the word of an untrusted one.
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 
-CACHE_MEGABYTES = 256  # of decoded blocks; GDAL's own default is a share of the machine's memory
+CACHE_BYTES = 256 << 20  # of decoded blocks: rasterio takes bytes, and GDAL's default is a share of the memory
 BLOCK = 512  # pixels, the side of the blocks that are written
 POLYGON_BLOCK = (
     2048  # pixels: polygons end where a square of this side does, so that memory does not grow with them
@@ -60,7 +60,7 @@ def rasterio() -> ModuleType:
 def _gdal() -> Iterator[ModuleType]:
     """With a bounded cache; a raster without map coordinates is nothing to warn of."""
     package = rasterio()
-    with warnings.catch_warnings(), package.Env(GDAL_CACHEMAX=CACHE_MEGABYTES):
+    with warnings.catch_warnings(), package.Env(GDAL_CACHEMAX=CACHE_BYTES):
         warnings.simplefilter("ignore", package.errors.NotGeoreferencedWarning)
         yield package
 
@@ -379,6 +379,27 @@ def write_confidence(
         _write(dataset, stripes)
 
 
+def check_polygons(where: Georeference) -> str | None:
+    """What GeoJSON calls the raster's coordinates; None where it has none.
+
+    Raises ValueError for coordinates without a code (EPSG, for one), which GeoJSON cannot name, and for a raster that
+    only has ground control points.
+    """
+    if where.gcps:
+        raise ValueError(
+            "polygons need a raster with a transform, this has control points only: warp it first"
+        )
+    if not where.crs:
+        return None
+    code = where.crs.to_authority()
+    if code is None:
+        raise ValueError(
+            "the raster's coordinates have no code (as EPSG:32633) that GeoJSON could name: warp it to some that"
+            " have one"
+        )
+    return f"urn:ogc:def:crs:{code[0]}::{code[1]}"
+
+
 def write_geojson(
     path: Path,
     stripes: Iterator[tuple[slice, LabelMap]],
@@ -390,22 +411,12 @@ def write_geojson(
     stripes: the label map from top to bottom; polygons end where a stripe does, and at every POLYGON_BLOCK columns.
     names: of the ids that become polygons. Without map coordinates, x and y are pixels from the upper left corner.
 
-    Raises ValueError for coordinates without a code (EPSG, for one), which GeoJSON cannot name, and for a raster that
-    only has ground control points.
+    Raises as `check_polygons`.
     """
     head: dict[str, Any] = {"type": "FeatureCollection"}
-    if where.gcps:
-        raise ValueError(
-            "polygons need a raster with a transform, this has control points only: warp it first"
-        )
-    if where.crs:
-        code = where.crs.to_authority()
-        if code is None:
-            raise ValueError(
-                "the raster's coordinates have no code (as EPSG:32633) that GeoJSON could name: warp it to some that"
-                " have one"
-            )
-        head["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{code[0]}::{code[1]}"}}
+    code = check_polygons(where)
+    if code is not None:
+        head["crs"] = {"type": "name", "properties": {"name": code}}
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(head)[:-1] + ', "features": [')
         separator = "\n"

@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sanseg import geo, images, large
-from sanseg.large import Options, segment_large
+from sanseg import geo, images
+from sanseg.large import part
+from sanseg.large.run import Options, segment_large
 from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
 from sanseg.windows import Windows, segment_by_windows
@@ -180,7 +181,7 @@ def test_a_run_killed_at_any_step_goes_on_as_if_it_was_not(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sanseg.large import segment_large
+from sanseg.large.run import segment_large
 from sanseg.segmenter import Segmenter
 from sanseg.windows import Windows
 from tests.conftest import TINY, make_san
@@ -240,13 +241,13 @@ def test_another_run_is_not_mixed_in(segmenter: Segmenter, tiff: Path, tmp_path:
 
 
 def test_damage_is_told(segmenter: Segmenter, tiff: Path, stopped: Path) -> None:
-    part = stopped / "big.part"
-    labels = (part / "labels").read_bytes()
-    (part / "labels").write_bytes(labels[:10])
+    folder = stopped / "big.part"
+    labels = (folder / "labels").read_bytes()
+    (folder / "labels").write_bytes(labels[:10])
     with pytest.raises(ValueError, match=r"labels is damaged: remove .*big\.part to start afresh"):
         segment_large(segmenter, tiff, WORDS, stopped, "big", SMALL)
-    (part / "labels").write_bytes(labels)
-    (part / "run.json").write_text("{")
+    (folder / "labels").write_bytes(labels)
+    (folder / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
         segment_large(segmenter, tiff, WORDS, stopped, "big", SMALL)
 
@@ -270,8 +271,8 @@ def test_a_second_process_is_noticed(
 def test_a_full_disk_is_told_before_any_work(
     segmenter: Segmenter, tiff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = large.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(large.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    usage = part.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(part.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
     with pytest.raises(ValueError, match=r"has 0\.0 GB left.*make room"):
         segment_large(segmenter, tiff, WORDS, tmp_path / "out", "big", SMALL)
 

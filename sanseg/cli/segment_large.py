@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sanseg.cli.shell import complain
 
 if TYPE_CHECKING:
-    from sanseg.large import Options
+    from sanseg.large.run import Options
     from sanseg.segmenter import Segmenter
     from sanseg.vocabulary import Vocabulary
 
@@ -81,10 +81,11 @@ class Large:
 
     def options(self, *, overlay: bool, json: bool) -> Options:
         """Raises ValueError for options that cannot be."""
-        from sanseg import geo, large
+        from sanseg import geo
+        from sanseg.large.run import Options
         from sanseg.windows import OVERLAP, SIZE, Layout
 
-        options = large.Options(
+        options = Options(
             window=SIZE if self.window is None else self.window,
             overlap=OVERLAP if self.overlap is None else self.overlap,
             bands=_numbers(self.bands) if self.bands else None,
@@ -131,7 +132,7 @@ def segment_by_windows(
 ) -> list[str]:
     """Segments each picture of `stem_of`, one after the other. Returns a line for each that failed."""
     from sanseg import geo
-    from sanseg.large import segment_large
+    from sanseg.large.run import segment_large
 
     failed, told = [], False
     for path, stem in stem_of.items():
