@@ -140,7 +140,8 @@ def seams(path: Path, model: str, device: str, options: Options) -> Iterator[tup
         image, _ = raster.read(slice(0, side), slice(0, side))
     for name, overlap in (("blended", options.overlap), ("without overlap", 0.0)):
         layout = Layout(side, side, options.window, overlap)
-        windows = Windows(segmenter, ArrayReader(image), segmenter.resolve(WORDS), layout)
+        words = segmenter.resolve(WORDS, None)  # seams within "other" would not show
+        windows = Windows(segmenter, ArrayReader(image), words, layout)
         found = asdict(steps(np.concatenate([band.label_map for band in windows.answer()]), layout))
         if overlap:
             found["agreement"] = windows.agreement()
