@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_options_of_rasters_reach_them(run: Run, tiff: Path) -> None:
     assert files() == {"big.index.tif", "big.confidence.tif", "big.json", "big.geojson"}
     windows = json.loads(Path("out/big.json").read_text())["windows"]
     assert windows == {"size": 64, "overlap": 0.25, "bands": [3, 2, 1], "stretch": "5%,90%"}
+
+
+def test_the_page_names_options_that_there_are(run: Run) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "LARGE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--[a-z][a-z-]*", page)) - {"--seams"}  # of the benchmark
+    offered = run("segment", "--help").output
+    assert len(named) > 7
+    assert [option for option in named if option not in offered] == []
 
 
 @pytest.mark.parametrize(

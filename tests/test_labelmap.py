@@ -367,7 +367,7 @@ def test_parts_answer_by_the_weighted_mean_of_their_scores() -> None:
     views, scores = [], []
     for number, (y, x) in enumerate(parts):
         masks, probabilities = case(8, rows, (6, 8), seed=40 + number)
-        weight = tuple(0.01 + 2 * torch.rand(side, generator=generator) for side in (50, 60))
+        weight = tuple(9.0**number * (0.1 + torch.rand(side, generator=generator)) for side in (50, 60))
         views.append(labelmap.View(masks, probabilities, geometry, rows=y, columns=x, weight=weight))
         score_RHW = score_map(masks, probabilities, geometry)[:, y, x]
         scores.append((score_RHW * torch.outer(*weight)).numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,14 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int) -> Callable[[], int]:
 
         return run
 
+    rmtree, half = shutil.rmtree, dying(lambda: None)
+
+    def removing(folder: Path) -> None:
+        (folder / "labels").unlink()
+        half()
+        rmtree(folder)
+
+    monkeypatch.setattr(part.shutil, "rmtree", removing)
     monkeypatch.setattr(os, "fsync", dying(os.fsync, late=True))
     monkeypatch.setattr(Path, "replace", dying(Path.replace))
     monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
