@@ -45,7 +45,7 @@ from sanseg.windows import ArrayReader, Layout, Windows, steps
 
 WORDS = "sky, tree, grass, water, road, building, person, car, animal, food, furniture, wall"
 BLOCK = 512
-SEAMS_SIDE = 4096
+SEAMS_SIDE, SEAMS_FROM = 4096, 100  # from where no window ends where a shelf of photos does
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes there, KiB elsewhere
 
 
@@ -136,8 +136,9 @@ def checksums(folder: Path) -> dict[str, str]:
 def seams(path: Path, model: str, device: str, options: Options) -> Iterator[tuple[str, dict[str, float]]]:
     segmenter = sanseg.load(model, device)
     with Raster.open(path) as raster:
-        side = min(SEAMS_SIDE, raster.height)
-        image, _ = raster.read(slice(0, side), slice(0, side))
+        side = min(SEAMS_SIDE, raster.height - SEAMS_FROM)
+        corner = slice(SEAMS_FROM, SEAMS_FROM + side)
+        image, _ = raster.read(corner, corner)
     for name, overlap in (("blended", options.overlap), ("without overlap", 0.0)):
         layout = Layout(side, side, options.window, overlap)
         words = segmenter.resolve(WORDS, None)  # seams within "other" would not show

@@ -359,15 +359,18 @@ def test_views_of_different_pictures_or_words_are_refused() -> None:
         labelmap.label_map_of_views([], range(12))
 
 
-def test_parts_answer_by_the_weighted_mean_of_their_scores() -> None:
+@pytest.mark.parametrize("spread", [0.05, 1.0])
+def test_parts_answer_by_the_weighted_mean_of_their_scores(spread: float) -> None:
     """Two windows of one size, asked for the part in which they overlap, each with weights of its own."""
     geometry, rows = Geometry((70, 90), (40, 52), (48, 64)), 12
     parts = [(slice(20, 70), slice(30, 90)), (slice(0, 50), slice(5, 65))]
     generator = torch.Generator().manual_seed(3)
     views, scores = [], []
     for number, (y, x) in enumerate(parts):
-        masks, probabilities = case(8, rows, (6, 8), seed=40 + number)
-        weight = tuple(9.0**number * (0.1 + torch.rand(side, generator=generator)) for side in (50, 60))
+        masks, probabilities = case(8, rows, (6, 8), seed=40 + number, sharpness=0.3)
+        weight = tuple(
+            9.0**number * (1.01 - spread * torch.rand(side, generator=generator)) for side in (50, 60)
+        )
         views.append(labelmap.View(masks, probabilities, geometry, rows=y, columns=x, weight=weight))
         score_RHW = score_map(masks, probabilities, geometry)[:, y, x]
         scores.append((score_RHW * torch.outer(*weight)).numpy())
