@@ -74,7 +74,7 @@ _TURNS = {
 }  # EXIF orientation: what undoes it
 
 
-def read_image(source: ImageSource) -> NDArray[np.uint8]:
+def read_image(source: ImageSource, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """Any picture as uint8 (H, W, 3), RGB, in memory of its own.
 
     source: a path; the bytes of a file; a PIL picture (its current frame); a numpy array (H, W) or (H, W, C);
@@ -84,12 +84,14 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
     EXIF orientation is applied, unless it cannot be read. Alpha is composited on white. Animations give their
     first frame. 16 bits are scaled to 8. Colour profiles are ignored.
 
+    max_pixels: what a file or bytes may decode to at most; None is MAX_PIXELS. Raise it for files you trust.
+
     Raises OSError for a file that cannot be opened (FileNotFoundError where there is none), and ValueError,
-    in one line, for all else that is wrong: empty, damaged or truncated, no picture, more than MAX_PIXELS (of
+    in one line, for all else that is wrong: empty, damaged or truncated, no picture, more than max_pixels (of
     files and bytes only: the others are decoded already), numbers out of range, another shape.
     """
     if isinstance(source, bytes):
-        return _read_encoded(io.BytesIO(source), f"this picture of {len(source)} bytes")
+        return _read_encoded(io.BytesIO(source), f"this picture of {len(source)} bytes", max_pixels)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         try:
@@ -99,7 +101,7 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
                 f"there is no file {path}: check the path, which starts at {Path.cwd()} if it is relative"
             ) from error
         with file:
-            return _read_encoded(file, str(path))
+            return _read_encoded(file, str(path), max_pixels)
     if isinstance(source, Image.Image):
         with _decoding("this PIL picture"):
             source.load()
@@ -114,19 +116,49 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
     )
 
 
-def _read_encoded(file: io.BufferedReader | io.BytesIO, name: str) -> NDArray[np.uint8]:
+def _read_encoded(
+    file: io.BufferedReader | io.BytesIO, name: str, max_pixels: int | None
+) -> NDArray[np.uint8]:
+    most = MAX_PIXELS if max_pixels is None else max_pixels
+    with _open_encoded(file, name, most) as image:
+        if image.width * image.height > most:
+            raise ValueError(_too_large(f"{name} is {image.width}x{image.height} pixels", most))
+        with _decoding(name, most):
+            image.load()
+        return _from_pil(image)
+
+
+def _open_encoded(file: io.BufferedReader | io.BytesIO, name: str, most: int) -> Image.Image:
+    """A picture whose header was read. Raises as `read_image`."""
     if not file.read(1):
         raise ValueError(f"{name} is empty: get the file again")
     file.seek(0)
     Image.init()
-    with _decoding(name):
-        image = Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(_too_large(f"{name} is {image.width}x{image.height} pixels"))
-        with _decoding(name):
-            image.load()
-        return _from_pil(image)
+    with _decoding(name, most), _pillow_allows(most):
+        return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
+
+
+def pixels_of(path: str | os.PathLike[str]) -> int:
+    """How many a picture file has, by its header, without a limit. Raises as `read_image`."""
+    with Path(path).open("rb") as file, _open_encoded(file, str(path), 2**62) as image:
+        return image.width * image.height
+
+
+@contextmanager
+def _pillow_allows(pixels: int) -> Iterator[None]:
+    """Pillow's own limit is the whole process's: raised while a larger file is opened, whose size is checked next."""
+    if pixels <= MAX_PIXELS:
+        yield
+        return
+    with _PILLOWS_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+_PILLOWS_LIMIT = threading.Lock()
 
 
 class _Quiet:
@@ -161,7 +193,7 @@ QUIET = _Quiet()
 
 
 @contextmanager
-def _decoding(name: str) -> Iterator[None]:
+def _decoding(name: str, most: int = MAX_PIXELS) -> Iterator[None]:
     """Turns what Pillow raises into one line, and keeps its warnings to itself."""
     try:
         with QUIET:
@@ -172,14 +204,17 @@ def _decoding(name: str) -> Iterator[None]:
             f"{', '.join(FORMATS)}: convert it to JPEG or PNG"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(f"{name} is too large")) from error
+        raise ValueError(_too_large(f"{name} is too large", most)) from error
     except DECODER_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name} is damaged or truncated ({reason}): get the file again") from error
 
 
-def _too_large(what: str) -> str:
-    return f"{what}, the limit is {MAX_PIXELS // 10**6} megapixels: make it smaller, or pass it as an array"
+def _too_large(what: str, most: int) -> str:
+    return (
+        f"{what}, the limit is {most // 10**6} megapixels: make it smaller, raise the limit (max_pixels,"
+        " --max-megapixels), pass it as an array, or as a TIFF by windows (docs/LARGE.md)"
+    )
 
 
 def _from_pil(image: Image.Image) -> NDArray[np.uint8]:

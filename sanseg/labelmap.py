@@ -6,7 +6,7 @@ Q queries, R classifier rows, h w the mask grid, H W the original picture's pixe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isqrt
 
 import numpy as np
@@ -31,13 +31,23 @@ class View:
     """What a network says of a picture that it saw one way of several.
 
     mask_logits: (Q, h, w). probabilities: (Q, R). geometry: all as `label_map` takes them. flipped: whether the
-    network saw the picture mirrored, left for right.
+    network saw the picture mirrored, left for right. rows, columns: the part of the picture that is asked for, H' W'
+    pixels. weight: how much this view counts there, above 0: float32 (H',) and (W',), which are multiplied; None is 1.
     """
 
     mask_logits: Tensor
     probabilities: Tensor
     geometry: Geometry
     flipped: bool = False
+    rows: slice = field(default_factory=lambda: slice(None))
+    columns: slice = field(default_factory=lambda: slice(None))
+    weight: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of the part that is asked for: its height and width."""
+        height, width = self.geometry.original
+        return len(range(height)[self.rows]), len(range(width)[self.columns])
 
 
 def label_map(
@@ -79,19 +89,24 @@ def label_map_of_views(
     The queries of all views stand beside each other, as if one network had proposed them: the sum over queries
     is then the sum over views, and neither the best row nor its share asks by what it is divided.
 
-    Raises ValueError also for no views, and for views of different pictures or rows.
+    Views of parts answer for their part, by the weighted mean: so do windows of a larger picture that overlap, each
+    of them a picture to the network.
+
+    Raises ValueError also for no views, and for views of different pictures, parts or rows.
     """
     checked = [_checked(view.mask_logits, view.probabilities) for view in views]
-    pictures, rows_of = {view.geometry.original for view in views}, {p_QR.shape[1] for _, p_QR in checked}
+    pictures = {(view.geometry.original, view.size) for view in views}
+    rows_of = {p_QR.shape[1] for _, p_QR in checked}
     if len(pictures) != 1 or len(rows_of) != 1:
         raise ValueError("the views are none, or of different pictures or words: pass those of one answer")
-    height, width = views[0].geometry.original
+    height, width = views[0].size
     p_QR = _joined([p_QR for _, p_QR in checked])
     if len(row_label) != p_QR.shape[1]:
         raise ValueError(f"{len(row_label)} row labels for {p_QR.shape[1]} rows: give one for each row")
     best = torch.empty(height, width, dtype=torch.int32, device=p_QR.device)
     share = torch.empty(height, width, device=p_QR.device)
-    tall, wide = _tile(height, width, max(masks[0].numel() for masks, _ in checked), best.device)
+    cells = max(masks[0].numel() for masks, _ in checked)
+    tall, wide = _tile(*views[0].geometry.original, cells, best.device)
     columns = _spans(width, wide)
     resized = [_Resized(masks, view, columns) for view, (masks, _) in zip(views, checked, strict=True)]
     room, every_q = _Room(p_QR, tall * wide), torch.arange(len(p_QR), device=p_QR.device)
@@ -208,13 +223,15 @@ class _Band:
     """Some rows of the original picture, y, as one view has them; its tiles, T, stand beside each other.
 
     mask_logits: (Q, y, w), on the grid's columns. across: for each tile the grid's columns that reach it, and their
-    weights (.., x) there. low, high: (T, Q), between what the masks lie in each tile, after the sigmoid.
+    weights (.., x) there. low, high: (T, Q), between what the masks lie in each tile, after the sigmoid
+    and times their weight. weight: for each tile how much the view counts there, (y, x); None is 1.
     """
 
     mask_logits: Tensor
     across: list[tuple[slice, Tensor]]
     low: Tensor
     high: Tensor
+    weight: list[Tensor] | None
 
 
 class _Resized:
@@ -222,7 +239,9 @@ class _Resized:
 
     def __init__(self, masks_Qhw: Tensor, view: View, columns: Sequence[slice]) -> None:
         self.masks_Qhw = masks_Qhw
-        self.down_Hh, across_wW = _weights(masks_Qhw, view)
+        down_Hh, across_wW = _weights(masks_Qhw, view)
+        self.down_Hh, across_wW = down_Hh[view.rows], across_wW[:, view.columns]
+        self.weight = None if view.weight is None else (view.weight[0], [view.weight[1][x] for x in columns])
         reaches = [_reach(across_wW[:, x].any(1)) for x in columns]
         self.across = [(w, across_wW[w, x].contiguous()) for w, x in zip(reaches, columns, strict=True)]
         self.rounding = 1e-6 * masks_Qhw.abs().amax()
@@ -235,7 +254,15 @@ class _Resized:
         low_TQ = torch.stack([low_Qw[:, w].amin(1) for w, _ in self.across]) - self.rounding
         high_TQ = torch.stack([high_Qw[:, w].amax(1) for w, _ in self.across]) + self.rounding
         logits_Qyw = self.down_Hh[rows, reach] @ near_Qhw
-        return _Band(logits_Qyw, self.across, low_TQ.sigmoid_(), high_TQ.sigmoid_())
+        low_TQ.sigmoid_()
+        high_TQ.sigmoid_()
+        weight = None
+        if self.weight is not None:
+            down_H, across = self.weight
+            weight = [torch.outer(down_H[rows], across_x) for across_x in across]
+            low_TQ *= torch.stack([one.amin() for one in weight])[:, None]
+            high_TQ *= torch.stack([one.amax() for one in weight])[:, None]
+        return _Band(logits_Qyw, self.across, low_TQ, high_TQ, weight)
 
 
 def _reach(used: Tensor) -> slice:
@@ -282,7 +309,7 @@ class _Room:
         self.from_last_R1 = torch.arange(rows - 1, -1, -1, dtype=short, device=p_QR.device)[:, None]
 
     def masks(self, bands: Sequence[_Band], tile: int, asked_q: Tensor) -> Tensor:
-        """The masks (q, P) of a tile, after the sigmoid."""
+        """The masks (q, P) of a tile, after the sigmoid and times their weight."""
         y, x = bands[0].mask_logits.shape[1], bands[0].across[tile][1].shape[1]
         logits_qP = self.mask_logits[: len(asked_q) * y * x].view(len(asked_q), y * x)
         before = done = 0
@@ -291,9 +318,11 @@ class _Room:
             own_q = asked_q if len(bands) == 1 else asked_q[(before <= asked_q) & (asked_q < after)] - before
             w, across_wx = band.across[tile]
             resized = logits_qP[done : done + len(own_q)].view(len(own_q) * y, x)
-            resized.addmm_(band.mask_logits[:, :, w][own_q].flatten(0, 1), across_wx, beta=0)
+            resized.addmm_(band.mask_logits[:, :, w][own_q].flatten(0, 1), across_wx, beta=0).sigmoid_()
+            if band.weight is not None:
+                resized.view(len(own_q), y, x).mul_(band.weight[tile])
             before, done = after, done + len(own_q)
-        return logits_qP.sigmoid_()
+        return logits_qP
 
     def winners(self, p_qR: Tensor, likely_n: Tensor, s_qP: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the likely rows is best (P), int32, the first of equals, and its share of all rows' scores (P)."""

@@ -295,6 +295,16 @@ def test_the_limit_itself_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # what is decoded already is the caller's affair
 
 
+def test_the_limit_can_be_raised_by_name_and_pillow_keeps_its_own() -> None:
+    data = bomb(14_000)  # more than Pillow opens by itself
+    before = Image.MAX_IMAGE_PIXELS
+    assert read_image(data, max_pixels=200_000_000).shape == (14_000, 14_000, 3)
+    assert before == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ValueError, match="the limit is 150 megapixels"):
+        read_image(data, max_pixels=150_000_000)
+    refuses(data, "--max-megapixels")
+
+
 def test_arrays_that_are_no_picture_are_refused() -> None:
     refuses(np.full((2, 2), np.nan), "NaN")
     refuses(np.array([[0, np.inf]]), "NaN or infinite")

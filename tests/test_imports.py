@@ -21,6 +21,8 @@ ROWS = (
     {"report"},
     {
         "segmenter",
+        "windows",
+        "large",
         "calibration",
         "wording",
         "benchmark",
@@ -48,6 +50,7 @@ ROWS = (
         "labelmap",
         "data",
         "draw",
+        "geo",
         "images",
         "vocabulary",
         "vocabulary_files",
@@ -123,7 +126,16 @@ def test_inference_needs_no_extra() -> None:
     """Training's, the tests' and the importers' packages are extras."""
     loaded = loaded_after("from sanseg import SAN, Segmentation, Segmenter, Vocabulary, load")
     assert "torch" in loaded
-    extras = {"open_clip", "timm", "torchvision", "scipy", "accelerate", "matplotlib", "pycocotools"}
+    extras = {
+        "open_clip",
+        "timm",
+        "torchvision",
+        "scipy",
+        "accelerate",
+        "matplotlib",
+        "pycocotools",
+        "rasterio",
+    }
     assert not loaded & {*extras, "sanseg.train", "sanseg.losses", "sanseg.report"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -424,3 +425,33 @@ def test_scores_where_rows_and_columns_of_pixels_meet() -> None:
     lattice = scores_on_lattice(masks, probabilities, geometry, y, x)
     whole = score_map(masks, probabilities, geometry)
     torch.testing.assert_close(lattice, whole[:, y][:, :, x])
+
+
+@pytest.mark.parametrize("spread", [0.05, 1.0])
+def test_parts_answer_by_the_weighted_mean_of_their_scores(spread: float) -> None:
+    """Two windows of one size, asked for the part in which they overlap, each with weights of its own."""
+    geometry, rows = Geometry((70, 90), (40, 52), (48, 64)), 12
+    parts = [(slice(20, 70), slice(30, 90)), (slice(0, 50), slice(5, 65))]
+    generator = torch.Generator().manual_seed(3)
+    views, scores = [], []
+    for number, (y, x) in enumerate(parts):
+        masks, probabilities = case(8, rows, (6, 8), seed=40 + number, sharpness=0.3)
+        weight = tuple(
+            9.0**number * (1.01 - spread * torch.rand(side, generator=generator)) for side in (50, 60)
+        )
+        views.append(labelmap.View(masks, probabilities, geometry, rows=y, columns=x, weight=weight))
+        score_RHW = score_map(masks, probabilities, geometry)[:, y, x]
+        scores.append((score_RHW * torch.outer(*weight)).numpy())
+    ids, confidence = labelmap.label_map_of_views(views, range(rows))
+    together = np.sum(scores, axis=0)
+    clear = np.sum(together > together.max(0) * (1 - 1e-5), axis=0) == 1
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(ids[clear], together.argmax(0)[clear])
+    np.testing.assert_allclose(confidence, together.max(0) / together.sum(0), atol=1e-5)
+    assert (ids != together[::-1].argmax(0)).any()
+
+
+def test_parts_of_different_sizes_are_refused() -> None:
+    view = views_of(1, (70, 90))[0]
+    with pytest.raises(ValueError, match="of different pictures"):
+        labelmap.label_map_of_views([view, replace(view, rows=slice(0, 30))], range(12))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from sanseg.cli import segment_large
 from sanseg.cli.shell import EXIT_CODES, SOME_FAILED, app, complain, mistakes_in_one_line
 from sanseg.cli.words_options import (
     Classes,
@@ -64,12 +65,18 @@ def segment(
     formats: Annotated[
         str, typer.Option("--format", help="What to write, with commas; docs/FORMATS.md says what each is.")
     ] = "overlay,index,json",
+    window: segment_large.Window = None,
+    overlap: segment_large.Overlap = None,
+    bands: segment_large.Bands = "",
+    stretch: segment_large.Stretch = "",
+    max_megapixels: segment_large.MaxMegapixels = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Segment photos into the things named.
 
     Writes PHOTO.index.png, whose pixels are indices into the labels, and beside it the overlay and the numbers; or
     other formats: masks, csv, confidence, scores, coco-rle, coco-polygons, yolo, labelme, label-studio, cvat, geojson.
+    Large TIFFs go by windows, into PHOTO.index.tif and PHOTO.confidence.tif.
     """
     with mistakes_in_one_line():
         vocabulary = read_words(
@@ -89,10 +96,18 @@ def segment(
 
         chosen = check(name.strip() for name in formats.split(","))
         paths = find_images(photos)
+        stem_of = dict(zip(paths, stems(paths), strict=True))
+        large = segment_large.Large(window, overlap, bands, stretch, max_megapixels)
+        by_windows = {path: stem_of.pop(path) for path in paths if large.takes(path)}
+        options = large.options(chosen) if by_windows else None
         segmenter = load(model, device, dtype=dtype, clip=clip)
         console = Console(quiet=quiet)
         console.print(f"{escape(model)} on {segmenter.device} in {name_dtype(segmenter.san.nothing.dtype)}")
-        failed = segment_all(segmenter, vocabulary, paths, out, console, chosen)
+        failed = segment_all(segmenter, vocabulary, stem_of, out, console, chosen)
+        if options is not None:
+            failed += segment_large.segment_by_windows(
+                segmenter, vocabulary, by_windows, out, options, console
+            )
         if segmenter.text_cache.trouble:
             complain(segmenter.text_cache.trouble)
         console.print(
@@ -107,7 +122,7 @@ def segment(
 def segment_all(
     segmenter: Segmenter,
     vocabulary: Vocabulary,
-    paths: Sequence[Path],
+    stem_of: Mapping[Path, str],
     out: Path,
     console: Console,
     formats: Sequence[str],
@@ -116,7 +131,7 @@ def segment_all(
     from sanseg.formats import FORMATS
     from sanseg.segmenter import Failure
 
-    stem_of = dict(zip(paths, stems(paths), strict=True))
+    paths = list(stem_of)
 
     def save(path: ImageSource, result: Segmentation) -> tuple[str, Table]:
         assert isinstance(path, Path)
