@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 # network, on the word of an untrusted one.
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 
-CACHE_BYTES = (
-    256 << 20
-)  # of decoded blocks: rasterio takes bytes, and GDAL's default is a share of the memory
+CACHE_BYTES = 256 << 20  # of decoded blocks: rasterio takes bytes; the default is a share of the memory
 BLOCK = 512  # pixels, the side of the blocks that are written
 POLYGON_BLOCK = (
     2048  # pixels: polygons end where a square of this side does, so that memory does not grow with them
