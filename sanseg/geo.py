@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sanseg.draw import Colour, LabelMap, colour_table
+from sanseg.draw import LabelMap, colour_table
 from sanseg.images import MAX_PIXELS
+from sanseg.vocabulary import Colour
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader, DatasetWriter
