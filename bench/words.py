@@ -28,7 +28,8 @@ from sanseg.data.labelsets import LABELSETS, read_labelset
 from sanseg.devices import DTYPES
 from sanseg.model.checkpoint import fingerprint
 from sanseg.model.config import CLIP_VIT_B16
-from sanseg.model.text import TEMPLATES, TextEncoder, TextTower
+from sanseg.model.templates import TEMPLATES
+from sanseg.model.text import TextEncoder, TextTower
 from sanseg.model.text_cache import TextCache
 from sanseg.model.tokenizer import Tokenizer
 

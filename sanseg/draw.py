@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sanseg.vocabulary import other_id
+from sanseg.vocabulary import Colour, other_id
 
 OTHER_COLOUR = (128, 128, 128)  # neutral grey: no label has a colour near it
 UNKNOWN_COLOUR = (0, 0, 0)  # ids that name nothing
@@ -78,12 +78,18 @@ def _oklab(rgb: NDArray[np.int64]) -> NDArray[np.float64]:
     return result
 
 
-def colour_table(labels: int) -> NDArray[np.uint8]:
-    """The colour of every id a label map may hold: uint8 (256, 3) for at most 254 labels, else (65536, 3)."""
+def colour_table(labels: int, own: Sequence[Colour | None] = ()) -> NDArray[np.uint8]:
+    """The colour of every id a label map may hold: uint8 (256, 3) for at most 254 labels, else (65536, 3).
+
+    own: for each label its colour where it has one, in place of that of `palette`; () for none.
+    """
     other = other_id(labels)
     table = np.empty((other + 2, 3), dtype=np.uint8)
     table[:] = UNKNOWN_COLOUR
     table[:labels] = palette(labels)
+    for id_, colour in enumerate(own):
+        if colour is not None:
+            table[id_] = colour
     table[other] = OTHER_COLOUR
     return table
 
@@ -96,11 +102,12 @@ def overlay(
     *,
     opacity: float = 0.5,
     legend: bool = True,
+    colours: Sequence[Colour | None] = (),
 ) -> Image.Image:
     """The picture painted with the colours of its labels, white lines between regions, the legend below.
 
     image: uint8 (H, W, 3), RGB. label_map: (H, W), ids of these labels and `other_id`. other: what the legend
-    calls that id. opacity: of the colours, 0..1.
+    calls that id. opacity: of the colours, 0..1. colours: as `colour_table` takes them.
     The legend names the labels that occur, the largest first, at most MAX_LEGEND, in as many columns as the
     picture has room for; a picture narrower than one column gets white beside it. Its font is Latin without
     accents: "é" is written "e", and a name in another script "label 3", by its id.
@@ -115,7 +122,7 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}: choose one from 0 (the picture) to 1 (the colours)")
-    table = colour_table(len(labels))
+    table = colour_table(len(labels), colours)
     painted = Image.blend(Image.fromarray(image), Image.fromarray(table[label_map]), opacity)
     scale = (painted.width * painted.height) ** 0.5
     borders = Image.fromarray(_borders(label_map, max(1, round(scale / 700))))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sanseg.draw import LabelMap, heading, triptych
-from sanseg.metrics import Bin
+from sanseg.metrics import Bin, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +48,7 @@ CURVE_POINTS = 600  # a curve of more points is drawn as the range it runs throu
 SMOOTHED_FROM = 60  # points
 WIDE = 20.0  # a highest value so many times the lowest is drawn on a logarithmic axis
 LONGEST_NAME = 26  # characters of a label on an axis
+MOST_WORDS = 60  # of a picture of cosines
 PAGE_WIDTH = 1760  # pixels
 CHART_DPI = 110
 PANEL_SIDE = 300  # pixels, of each of the three parts of a picture on the page
@@ -281,6 +282,44 @@ def _draw_reliability(axes: Axes, bins: Sequence[Bin]) -> None:
     axes.set_aspect("equal")
 
 
+def calibration_figure(before: Metrics, after: Metrics, temperature: float) -> bytes:
+    """How often each confidence is right, before and after it got a temperature, beside each other: a PNG."""
+    with drawing("", (8.2, 4.2)) as figure:
+        titles = ("before", f"after, temperature {temperature:.2f}")
+        for axes, metrics, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):
+            _draw_reliability(axes, metrics.reliability)
+            axes.set_title(f"{title}: calibration error {metrics.calibration_error:.1f} %")
+        return _png(figure)
+
+
+def cosines_figure(words: Sequence[str], cosines: NDArray[np.float32]) -> bytes:
+    """How alike words are to a text tower, each with each: a PNG.
+
+    cosines: float32 (K, K). Colours run from the least of them to 1. Raises ValueError for no words, and for more than
+    MOST_WORDS.
+    """
+    if not 1 <= len(words) <= MOST_WORDS:
+        raise ValueError(f"{len(words)} words do not fit a picture: draw 1 to {MOST_WORDS}")
+    names = legible_labels(words)
+    side = 2.4 + 0.5 * len(words)
+    with drawing("", (side, side)) as figure:
+        axes = figure.subplots()
+        axes.imshow(cosines, cmap="Blues", vmin=float(cosines.min()), vmax=1.0)
+        middle = (1 + float(cosines.min())) / 2
+        for i, row in enumerate(cosines.tolist()):
+            for j, cosine in enumerate(row):
+                colour = "white" if cosine > middle else INK
+                axes.text(j, i, f"{cosine:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor")
+        axes.xaxis.tick_top()
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return _png(figure)
+
+
 def legible_labels(labels: Sequence[str]) -> list[str]:
     """Labels in what matplotlib's own font can write, each at most LONGEST_NAME characters; "label 3", counted
     from 0, for one in another script."""
@@ -318,6 +357,13 @@ def drawing(name: str, size: tuple[float, float]) -> Iterator[Figure]:
 
     with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": f"sanseg-{name}"}]):
         yield Figure(figsize=size, layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    # Without the name of the software that wrote it: its version would change the bytes.
+    figure.savefig(file, format="png", dpi=CHART_DPI, facecolor="white", metadata={"Software": None})
+    return file.getvalue()
 
 
 def _svg(figure: Figure, alt: str) -> bytes:

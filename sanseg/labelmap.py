@@ -41,7 +41,13 @@ class View:
 
 
 def label_map(
-    mask_logits_Qhw: Tensor, probabilities_QR: Tensor, row_label: Sequence[int], geometry: Geometry
+    mask_logits_Qhw: Tensor,
+    probabilities_QR: Tensor,
+    row_label: Sequence[int],
+    geometry: Geometry,
+    *,
+    temperature: float = 1.0,
+    thresholds: Sequence[float] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """The label of every pixel of the original picture, and how sure it is (SAN.md, "Answer").
 
@@ -51,14 +57,23 @@ def label_map(
 
     mask_logits_Qhw: any float type, any device. probabilities_QR: without "nothing".
     row_label: the index of each row's label, or -1 for a distractor.
+    temperature: T, of the confidence: the winner's share of all scores ** (1 / T). The best row stays the best.
+    thresholds: for each label the confidence below which its pixels are `other_id`; () for none.
     Returns ids (H, W), indices of labels or `other_id`, uint8 with at most 254 labels, else uint16; and the
-    confidence float32 (H, W) in [0, 1], the winner's share of the score of all rows, distractors included.
-    Raises ValueError for shapes that do not agree and for values that are not finite.
+    confidence float32 (H, W) in [0, 1], the winner's share of the score of all rows, distractors included, also
+    where it was too low. Raises ValueError for shapes that do not agree and for values that are not finite.
     """
-    return label_map_of_views([View(mask_logits_Qhw, probabilities_QR, geometry)], row_label)
+    view = View(mask_logits_Qhw, probabilities_QR, geometry)
+    return label_map_of_views([view], row_label, temperature=temperature, thresholds=thresholds)
 
 
-def label_map_of_views(views: Sequence[View], row_label: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def label_map_of_views(
+    views: Sequence[View],
+    row_label: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    thresholds: Sequence[float] = (),
+) -> tuple[np.ndarray, np.ndarray]:
     """As `label_map`, of the mean score over views of one picture.
 
     The queries of all views stand beside each other, as if one network had proposed them: the sum over queries
@@ -79,7 +94,7 @@ def label_map_of_views(views: Sequence[View], row_label: Sequence[int]) -> tuple
     tall, wide = _tile(height, width, max(masks[0].numel() for masks, _ in checked), best.device)
     columns = _spans(width, wide)
     resized = [_Resized(masks, view, columns) for view, (masks, _) in zip(views, checked, strict=True)]
-    room = _Room(p_QR, tall * wide)
+    room, every_q = _Room(p_QR, tall * wide), torch.arange(len(p_QR), device=p_QR.device)
     for rows in _spans(height, tall):
         bands = [one.band(rows) for one in resized]
         low_TQ = _joined([band.low for band in bands], dim=1)
@@ -88,10 +103,40 @@ def label_map_of_views(views: Sequence[View], row_label: Sequence[int]) -> tuple
             p_qR = p_QR[asked_q]
             likely = _contenders(p_qR, leader, low_TQ[tile, asked_q], high_TQ[tile, asked_q])
             index_P, share_P = room.winners(p_qR, likely, room.masks(bands, tile, asked_q))
+            if temperature != 1:
+                share_P = room.tempered(p_QR, room.masks(bands, tile, every_q), temperature)
             size = (rows.stop - rows.start, columns[tile].stop - columns[tile].start)
             best[rows, columns[tile]] = likely[index_P].view(size).int()
             share[rows, columns[tile]] = share_P.view(size)
-    return _ids(row_label)[best.cpu().numpy()], share.cpu().numpy()
+    ids, confidence = _ids(row_label)[best.cpu().numpy()], share.cpu().numpy()
+    return set_aside(ids, confidence, thresholds), confidence
+
+
+def set_aside(ids: np.ndarray, confidence: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """The ids (H, W) with `other_id` where the confidence (H, W) is below the threshold of the label that won.
+
+    thresholds: one for each label; () for none. What another row won already stays other.
+    """
+    if not thresholds:
+        return ids
+    other = other_id(len(thresholds))
+    least = np.zeros(other + 1, dtype=np.float32)
+    least[: len(thresholds)] = thresholds
+    return np.where(confidence < least[ids], ids.dtype.type(other), ids)
+
+
+def scores_on_lattice(
+    mask_logits_Qhw: Tensor,
+    probabilities_QR: Tensor,
+    geometry: Geometry,
+    rows: Sequence[int],
+    columns: Sequence[int],
+) -> Tensor:
+    """The score of every row of the classifier where these rows and columns of pixels meet: (R, y, x), float32."""
+    masks, p_QR = _checked(mask_logits_Qhw, probabilities_QR)
+    down_Hh, across_wW = _weights(masks, View(masks, p_QR, geometry))
+    s_Qyx = (down_Hh[list(rows)] @ masks @ across_wW[:, list(columns)]).sigmoid_()
+    return torch.einsum("qr,qyx->ryx", p_QR, s_Qyx)
 
 
 def score_map(mask_logits_Qhw: Tensor, probabilities_QR: Tensor, geometry: Geometry) -> Tensor:
@@ -256,6 +301,21 @@ class _Room:
         at_once = max(1, len(self.scores) // len(p_nq))
         index, share = zip(*(self._winners(p_nq, s_qp) for s_qp in s_qP.split(at_once, dim=1)), strict=True)
         return _joined(index), _joined(share)
+
+    def tempered(self, p_QR: Tensor, s_QP: Tensor, temperature: float) -> Tensor:
+        """The best row's share (P) of all scores to the power of 1 / temperature.
+
+        All rows and all queries are asked: what amounts to nothing in a sum of scores may count in one of roots.
+        """
+        at_once = max(1, len(self.scores) // p_QR.shape[1])
+        shares = []
+        for s_Qp in s_QP.split(at_once, dim=1):
+            scores_Rp = self.scores[: p_QR.shape[1] * s_Qp.shape[1]].view(p_QR.shape[1], -1)
+            scores_Rp.addmm_(p_QR.T, s_Qp, beta=0)
+            best_p = scores_Rp.amax(0)
+            scores_Rp.div_(best_p.clamp_min(torch.finfo(torch.float32).tiny)).pow_(1 / temperature)
+            shares.append((best_p > 0) / scores_Rp.sum(0).clamp_min_(1))
+        return _joined(shares)
 
     def _winners(self, p_nq: Tensor, s_qP: Tensor) -> tuple[Tensor, Tensor]:
         rows, pixels = len(p_nq) - 1, s_qP.shape[1]

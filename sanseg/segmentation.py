@@ -109,6 +109,11 @@ class Segmentation:
             "vocabulary": self.vocabulary_hash,
         }
 
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """The colour of every id, RGB: the vocabulary's where it has one; see `draw.colour_table`."""
+        return draw.colour_table(len(self.labels), self.vocabulary.colours)
+
     def regions(self) -> list[Region]:
         """The labels that occur, other among them, the largest first."""
         names, ids = self.names, self.label_map.ravel()
@@ -211,7 +216,13 @@ class Segmentation:
         if picture is None:
             raise ValueError("this result holds no picture: pass it, as overlay(image)")
         return draw.overlay(
-            picture, self.label_map, self.labels, self.other_name, opacity=opacity, legend=legend
+            picture,
+            self.label_map,
+            self.labels,
+            self.other_name,
+            opacity=opacity,
+            legend=legend,
+            colours=self.vocabulary.colours,
         )
 
     def table(self) -> Table:
@@ -241,9 +252,15 @@ class Segmentation:
             "width": width,
             "height": height,
             "regions": regions,
-            "other": {"id": self.other_id, "name": self.other_name, "words": list(self.vocabulary.other)},
+            "other": {
+                "id": self.other_id,
+                "name": self.other_name,
+                "colour": "#" + bytes(draw.OTHER_COLOUR).hex(),
+                "words": list(self.vocabulary.other),
+            },
             "labels": labels,
             "templates": self.templates,
+            "settings": self.vocabulary.settings(),
             "vocabulary": self.vocabulary_hash,
         }
 
@@ -260,7 +277,7 @@ class Segmentation:
         assert ax is not None
         ax.imshow(np.asarray(self._painted(opacity=opacity)), interpolation="nearest")
         ax.set_axis_off()
-        table = draw.colour_table(len(self.labels)) / 255
+        table = self.colours / 255
         with matplotlib.rc_context({"text.parse_math": False}):  # a dollar in a label begins no formula
             # The share comes first: matplotlib leaves out what begins with an underscore.
             shown = [
@@ -280,7 +297,15 @@ class Segmentation:
         label_map = self.label_map
         if side is not None:
             image, label_map = draw.shrink(image, label_map, side)
-        return draw.overlay(image, label_map, self.labels, self.other_name, opacity=opacity, legend=legend)
+        return draw.overlay(
+            image,
+            label_map,
+            self.labels,
+            self.other_name,
+            opacity=opacity,
+            legend=legend,
+            colours=self.vocabulary.colours,
+        )
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows where it shows no HTML."""
@@ -289,7 +314,7 @@ class Segmentation:
     def _repr_html_(self) -> str:
         """What a notebook shows: the picture painted, and a table of what occurs."""
         png = b64encode(encode_png(self._painted(side=SHOWN_SIDE))).decode("ascii")
-        table = draw.colour_table(len(self.labels))
+        table = self.colours
         regions = self.regions()
         rows = [
             f'<tr><td><span style="background: rgb{tuple(table[region.id].tolist())}">&emsp;</span> '

@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from os import PathLike
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sanseg.devices import find_device, find_dtype
+from sanseg.devices import find_device, find_dtype, name_dtype
 from sanseg.images import RESIZES, Geometry, ImageSource, prepare, read_image
 from sanseg.labelmap import label_map
 from sanseg.model.checkpoint import fingerprint
@@ -35,6 +35,7 @@ from sanseg.model.weights import load_san
 from sanseg.queries import Queries
 from sanseg.segmentation import Segmentation
 from sanseg.vocabulary import Vocabulary
+from sanseg.vocabulary_files import Embeddings
 
 Words = str | Sequence[str] | Vocabulary
 """What `Vocabulary.of` reads: a text with commas, a list with one label a string, or a Vocabulary."""
@@ -254,11 +255,16 @@ class Segmenter:
 
     @torch.inference_mode()
     def answer(self, encoded: Encoded, words: Vocabulary, *, proposals: bool = False) -> Segmentation:
-        """An encoded picture and exactly these words, with the distractors they have."""
+        """An encoded picture and exactly these words, with the rivals, thresholds and temperature they have."""
         classifier = self.classifier(words)
         probabilities_QR = classifier.probabilities(encoded.proposals.embeddings[0])
         ids, confidence = label_map(
-            encoded.proposals.mask_logits[0], probabilities_QR, classifier.row_label, encoded.geometry
+            encoded.proposals.mask_logits[0],
+            probabilities_QR,
+            classifier.row_label,
+            encoded.geometry,
+            temperature=words.temperature,
+            thresholds=words.thresholds,
         )
         return Segmentation(
             ids,
@@ -280,10 +286,10 @@ class Segmenter:
 
     def classifier(self, words: Vocabulary, progress: Callable[[int], None] | None = None) -> Classifier:
         """The rows that these words become: one for each label, the mean of its synonyms, or one for each
-        synonym (`Vocabulary.synonyms`), and one for each distractor. The latest are kept.
+        synonym (`Vocabulary.synonyms`), and one for each of its rivals. The latest are kept.
 
         progress: called with the number of names encoded since its last call.
-        Raises ValueError for an unknown template set.
+        Raises ValueError for words whose embeddings were made by another model, or in another precision.
         """
         with self._lock:
             if words in self._classifiers:
@@ -303,11 +309,49 @@ class Segmenter:
         if words.synonyms == "best":
             row_label = [label for label, names in enumerate(words.names) for _ in names]
             groups = [(name,) for names in words.names for name in names]
-        groups += [(word,) for word in words.other]
-        row_label += [-1] * len(words.other)
-        rows_RE = self._encoder.rows(groups, self._templates(words), progress)
+        groups += [(word,) for word in words.rivals]
+        row_label += [-1] * len(words.rivals)
+        rows_RE = self._encoder.rows(groups, self._templates(words), progress, self._known(words))
         nothing, logit_scale = self.san.nothing.float(), self.san.clip.logit_scale.float()
         return Classifier.build(rows_RE, nothing, logit_scale, row_label)
+
+    def _known(self, words: Vocabulary) -> dict[str, Tensor]:
+        """The embeddings that the words bring along, where they are of the prompts that are asked."""
+        known = words.embeddings
+        if known is None:
+            return {}
+        if known.fingerprint != self._encoder.fingerprint:
+            raise ValueError(
+                f"the embeddings of these words are of the model {known.model} (text tower"
+                f" {known.fingerprint[:16]}), and this is {self.san.config.name}"
+                f" ({self._encoder.fingerprint[:16]}) in {name_dtype(self.san.nothing.dtype)}: embed them again"
+                " for this one, sanseg words ... --save FILE"
+            )
+        if known.templates != self._templates(words):
+            return {}
+        return dict(zip(known.names, torch.from_numpy(known.rows).to(self.device), strict=True))
+
+    @torch.inference_mode()
+    def embed(
+        self, vocabulary: Words, other: Other = "auto", progress: Callable[[int], None] | None = None
+    ) -> Vocabulary:
+        """The words that will compete (see `__call__`) with the embeddings of all of them.
+
+        They can be saved (`Vocabulary.save`) and asked without this model's text tower, of it alone.
+        progress: called with the number of names encoded since its last call.
+        """
+        words = self.resolve(vocabulary, other)
+        names = [*(name for names in words.names for name in names), *words.rivals]
+        templates = self._templates(words)
+        rows = self._encoder.by_name(names, templates, progress, self._known(words))
+        known = Embeddings(
+            self.san.config.name,
+            self._encoder.fingerprint,
+            templates,
+            tuple(rows),
+            torch.stack([*rows.values()]).cpu().numpy(),
+        )
+        return replace(words, embeddings=known)
 
     @cached_property
     def _encoder(self) -> TextEncoder:

@@ -55,7 +55,12 @@ class MultiView:
         words = self.segmenter.resolve(vocabulary, other)
         picture = read_image(image)
         classifier = self.segmenter.classifier(words)
-        ids, confidence = label_map_of_views(self._views(picture, classifier), classifier.row_label)
+        ids, confidence = label_map_of_views(
+            self._views(picture, classifier),
+            classifier.row_label,
+            temperature=words.temperature,
+            thresholds=words.thresholds,
+        )
         config = self.segmenter.san.config
         return Segmentation(
             ids,

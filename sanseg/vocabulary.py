@@ -1,23 +1,36 @@
-"""Words: labels, their synonyms, and the distractors that compete with them. No model is needed to read this.
+"""Words: labels, their synonyms, what competes with them, and how sure an answer must be. No model is needed.
 
 A comma separates labels in a text, ` | ` separates synonyms everywhere, a file holds one label a line.
+In a text, "not X" competes with the labels and is none of them, "@NAME" stands for a label set, and a backslash before
+a label takes it as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sanseg.data.labelsets import read_labelset
+from sanseg.distractors import distractors
+from sanseg.model.templates import TEMPLATES, prompts
+
+if TYPE_CHECKING:
+    from sanseg.vocabulary_files import Embeddings
+
+Colour = tuple[int, int, int]
+"""RGB, 0..255."""
 
 FEW = 20  # below this many labels, distractors compete by default: an argmax over one word paints everything
 MAX_CHARACTERS = 256  # CLIP reads 77 tokens at most; the longest benchmark name has 113 characters
 MAX_LABELS = 65_534  # what a uint16 label map has room for, beside OTHER and unknown
+COOLEST, HOTTEST = 0.01, 100.0  # temperatures beyond which shares are 0 and 1, or all the same
 
 # How the synonyms of a label become rows of a classifier.
 SYNONYMS = {
@@ -37,22 +50,34 @@ def other_id(labels: int) -> int:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a picture is asked for: words only, no embeddings. Compares and hashes by its contents.
+    """What a picture is asked for. Compares and hashes by its contents.
 
     names: for each label its synonyms, at least one, in the order given. The first is the label itself.
         White space is folded. Labels made of the same names, whatever their case, are merged into the first.
     other: distractor words, each of which competes and means "other" where it wins.
-    templates: the prompt set, a key of `model.text.TEMPLATES`; None is the one the model was trained with.
+    templates: the prompt set, as `model.templates.prompts` reads it; None is the one the model was trained with.
     synonyms: how a label is made of its names, a key of SYNONYMS.
+    negatives: words that compete like those of `other`, whatever else does: "toy car" beside the label "red car".
+    thresholds: for each label the confidence, in [0, 1], below which its pixels are "other"; () for none.
+    temperature: the confidence of a pixel is the winner's share of the scores to the power of 1 / temperature.
+        `calibration` fits it, for a model; it moves no pixel to another label, thresholds aside.
+    colours: for each label its colour, or None for one that is chosen; () for none.
+    embeddings: of these words, for a model; what they lack goes through the model's text tower. No part of `hash`.
 
     Raises ValueError for no labels, more than MAX_LABELS, names that are blank, over-long or unprintable,
-    a word that belongs to two different labels, a distractor that is also a label, and an unknown `synonyms`.
+    a word that belongs to two different labels, a distractor or negative that is also a label, an unknown
+    `synonyms` or `templates`, and thresholds, temperature and colours that are out of range or not one a label.
     """
 
     names: tuple[tuple[str, ...], ...]
     other: tuple[str, ...] = ()
     templates: str | None = None
     synonyms: str = "mean"
+    negatives: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    temperature: float = 1.0
+    colours: tuple[Colour | None, ...] = ()
+    embeddings: Embeddings | None = None
 
     def __post_init__(self) -> None:
         if any(isinstance(names, str) for names in self.names):
@@ -60,23 +85,55 @@ class Vocabulary:
                 "names is a tuple of synonyms for each label: use Vocabulary.of for a list of strings"
             )
         object.__setattr__(self, "names", _merge(tuple(_clean(n) for n in names) for names in self.names))
-        object.__setattr__(self, "other", _unique(_clean(word) for word in self.other))
-        if self.synonyms not in SYNONYMS:
+        negatives = _unique(_clean(word) for word in self.negatives)
+        object.__setattr__(self, "negatives", negatives)
+        refused = {word.casefold() for word in negatives}
+        other = (word for word in map(_clean, self.other) if word.casefold() not in refused)
+        object.__setattr__(self, "other", _unique(other))
+        if self.synonyms not in [*SYNONYMS]:  # files may hold what has no hash
             raise ValueError(
                 f"synonyms cannot be taken as {self.synonyms!r}: choose from {', '.join(SYNONYMS)}"
             )
+        if self.templates is not None and self.templates not in TEMPLATES:
+            object.__setattr__(self, "templates", "\n".join(prompts(self.templates)))
         if not self.names:
             raise ValueError("there are no labels: name at least one, as in 'sky, tree'")
         if len(self.names) > MAX_LABELS:
             raise ValueError(f"{len(self.names)} labels, at most {MAX_LABELS} fit a label map: ask in parts")
+        self._check_rivals()
+        self._check_settings()
+
+    def _check_rivals(self) -> None:
         spoken_for = {name.casefold() for names in self.names for name in names}
-        for word in self.other:
-            if word.casefold() in spoken_for:
-                raise ValueError(f"{word!r} is a label and an other word: take it out of one of them")
+        for words, kind in ((self.other, "an other word"), (self.negatives, "a negative word")):
+            for word in words:
+                if word.casefold() in spoken_for:
+                    raise ValueError(f"{word!r} is a label and {kind}: take it out of one of them")
+
+    def _check_settings(self) -> None:
+        for what, values in (("thresholds", self.thresholds), ("colours", self.colours)):
+            if values and len(values) != len(self.names):
+                raise ValueError(f"{len(values)} {what} for {len(self.names)} labels: give one for each")
+        for threshold in self.thresholds:
+            if not _is_number(threshold) or not 0 <= threshold <= 1:  # nor NaN
+                raise ValueError(f"a threshold is {threshold!r}: wanted a confidence, from 0 to 1")
+        if not _is_number(self.temperature) or not COOLEST <= self.temperature <= HOTTEST:
+            raise ValueError(f"the temperature is {self.temperature!r}: wanted {COOLEST:g} to {HOTTEST:g}")
+        for colour in self.colours:
+            if colour is not None and (
+                len(colour) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in colour)
+            ):
+                raise ValueError(f"a colour is {colour!r}: wanted red, green and blue, from 0 to 255 each")
+        # Nothing said and nothing asked for is the same.
+        object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "thresholds", tuple(map(float, self.thresholds)) * any(self.thresholds))
+        object.__setattr__(
+            self, "colours", self.colours if any(one is not None for one in self.colours) else ()
+        )
 
     @classmethod
     def of(cls, words: str | Sequence[str] | Vocabulary) -> Vocabulary:
-        """From a text ("sky, tree | woods"), a list of labels, or a Vocabulary, kept as it is."""
+        """From a text ("sky, tree | woods"), a list of labels taken whole, or a Vocabulary, kept as it is."""
         if isinstance(words, Vocabulary):
             return words
         if isinstance(words, str):
@@ -89,18 +146,54 @@ class Vocabulary:
         return cls(tuple(_synonyms(label) for label in words))
 
     @classmethod
-    def from_text(cls, text: str) -> Vocabulary:
-        """From "sky, tree | woods": a comma separates labels, a bar synonyms."""
-        return cls(tuple(_synonyms(label, text) for label in text.split(",")))
+    def from_text(cls, text: str, *, files: bool = False) -> Vocabulary:
+        """From "sky, tree | woods, not toy tree": a comma separates labels, a bar synonyms.
+
+        "not X" is a negative word (`negatives`), in any case; "nothing" and "not" alone are labels. "@NAME" stands
+        for the labels of a built-in set, "@ade150". A backslash before a label takes it as it is: "\\not found".
+
+        files: "@PATH" may also be a file, as `from_file` reads it; what it says beside labels holds where it is the
+            whole text. False by default: a text may come from strangers.
+        Raises ValueError for a text that makes no vocabulary, and for sets and files that are not there or, among
+        other labels, say more than labels; OSError for a file that cannot be read.
+        """
+        if text.strip().startswith("@") and "," not in text:
+            return cls._opened(text.strip()[1:], files)
+        labels: list[tuple[str, ...]] = []
+        negatives: list[str] = []
+        for item in map(str.strip, text.split(",")):
+            parts = item.split(maxsplit=1)
+            if item.startswith("@"):
+                labels += cls._opened(item[1:], files)._plain(item)
+            elif len(parts) == 2 and parts[0].casefold() == "not":
+                negatives += _synonyms(parts[1], text)
+            else:
+                labels.append(_synonyms(item.removeprefix("\\"), text))
+        return cls(tuple(labels), negatives=tuple(negatives))
+
+    @classmethod
+    def named(cls, name: str) -> Vocabulary:
+        """A label set that comes with the package: "ade150", "coco-stuff"; see `data.labelsets`.
+
+        Raises ValueError, with the names there are, for another.
+        """
+        return cls(tuple(_synonyms(label) for label in read_labelset(name)))
 
     @classmethod
     def from_file(cls, path: str | PathLike[str]) -> Vocabulary:
-        """From a UTF-8 file with one label a line; commas belong to the name, ` | ` separates synonyms.
+        """From a file: labels one a line, or what `save` and people write as .json and .safetensors.
 
-        Blank lines are skipped. Raises OSError for a file that cannot be read, ValueError if it is not UTF-8.
+        A file of lines is UTF-8; the whole line is the name, commas included, ` | ` separates synonyms, and blank
+        lines are skipped. docs/VOCABULARY.md has what .json may hold. Raises OSError for a file that cannot be
+        read, ValueError for what is not UTF-8 or makes no vocabulary.
         """
+        from sanseg.vocabulary_files import READERS
+
+        path = Path(path)
+        if path.suffix.lower() in READERS:
+            return READERS[path.suffix.lower()](path)
         try:
-            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
         labels = [line for line in lines if line.strip()]
@@ -108,21 +201,72 @@ class Vocabulary:
             raise ValueError(f"{path} holds no labels: write one a line")
         return cls(tuple(_synonyms(label) for label in labels))
 
+    @classmethod
+    def _opened(cls, name: str, files: bool) -> Vocabulary:
+        try:
+            return cls.named(name)
+        except ValueError as error:
+            if not files:
+                raise
+            if not Path(name).is_file():
+                raise ValueError(f"{error}; nor is there a file of this name") from error
+        return cls.from_file(name)
+
+    def _plain(self, item: str) -> tuple[tuple[str, ...], ...]:
+        if replace(self, embeddings=None) != Vocabulary(self.names):
+            raise ValueError(f"{item} says more than labels: give it alone, as -c {item}")
+        return self.names
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a file that `from_file` reads: .json, or .safetensors with the embeddings (`Segmenter.embed`).
+
+        The file is whole or absent, and the same words give the same bytes. Raises ValueError for another ending,
+        and for .safetensors without embeddings; OSError where the disk refuses.
+        """
+        from sanseg.vocabulary_files import WRITERS
+
+        ending = Path(path).suffix.lower()
+        if ending not in WRITERS:
+            raise ValueError(f"{path} is no name for a vocabulary: let it end in {' or '.join(WRITERS)}")
+        WRITERS[ending](Path(path), self)
+
     @property
     def labels(self) -> tuple[str, ...]:
         """The first name of each label: what ids in a label map are indices into."""
         return tuple(names[0] for names in self.names)
 
     @property
+    def rivals(self) -> tuple[str, ...]:
+        """All that competes with the labels and means "other": the negative words, then the distractors."""
+        return (*self.negatives, *self.other)
+
+    @property
     def hash(self) -> str:
         """SHA-256 of the contents, 64 hexadecimal digits, the same on every machine."""
-        contents = [self.names, self.other, self.templates]
+        contents: list[Any] = [self.names, self.other, self.templates]
         if self.synonyms != "mean":  # the hashes of files written before there was a choice stay true
             contents.append(self.synonyms)
+        later = {
+            "negatives": self.negatives,
+            "thresholds": self.thresholds,
+            "colours": self.colours,
+            **({} if self.temperature == 1 else {"temperature": self.temperature}),
+        }
+        if said := {key: value for key, value in later.items() if value != ()}:
+            contents.append(said)
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
+    def settings(self) -> dict[str, Any]:
+        """How these words are asked, beside the labels, templates and distractors: plain values for results."""
+        return {
+            "synonyms": self.synonyms,
+            "not": list(self.negatives),
+            "thresholds": list(self.thresholds),
+            "temperature": self.temperature,
+        }
+
     def with_other(self, other: str | Sequence[str] | None) -> Vocabulary:
-        """The same labels with other distractors.
+        """The same labels with other distractors; the negative words stay.
 
         "auto": with fewer than FEW labels everyday words, less those that a label already covers; else none.
         None: no distractors. Else these words, as a list or as a text with commas.
@@ -132,114 +276,32 @@ class Vocabulary:
         elif other is None or len(other) == 0:
             words = ()
         else:
-            words = tuple(name for names in Vocabulary.of(other).names for name in names)
+            read = Vocabulary.of(other)
+            if read.negatives:
+                raise ValueError(f"what competes is never 'not {read.negatives[0]}': leave the 'not' out")
+            words = tuple(name for names in read.names for name in names)
         return replace(self, other=words)
 
+    def with_thresholds(self, every: float = 0.0, each: Mapping[str, float] | None = None) -> Vocabulary:
+        """The same words with other thresholds. every: of all labels. each: of labels, by any of their names.
 
-def distractors(names: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Everyday words (distractors.txt) that compete with these labels, each given by its synonyms.
-
-    Left out is what names the same as a label, something it is a kind or a part of, or a kind or part of it.
-    """
-    tree = _taxonomy()
-    covered = tree.related(
-        {concept for synonyms in names for name in synonyms for concept in tree.find(name)}
-    )
-    return tuple(word for word in tree.distractors if word not in covered)
-
-
-@dataclass(frozen=True)
-class Taxonomy:
-    """distractors.txt, read: which concepts are kinds or parts of which. Each is called by its first word."""
-
-    concepts: dict[str, set[str]]  # word -> the concepts it may mean
-    parents: dict[str, set[str]]
-    children: dict[str, set[str]]
-    distractors: tuple[str, ...]
-
-    @classmethod
-    def read(cls, lines: Iterable[str]) -> Taxonomy:
-        concepts: dict[str, set[str]] = {}
-        parents: dict[str, set[str]] = {}
-        children: dict[str, set[str]] = {}
-        distracting: list[str] = []
-        path: list[str] = []  # the concept at each depth above this line
-        for line in lines:
-            if not line.strip() or line.startswith("#"):
-                continue
-            depth = (len(line) - len(line.lstrip())) // 2
-            words = [word.strip() for word in line.removeprefix("  " * depth).removeprefix("* ").split(" | ")]
-            concept = words[0]
-            if line.lstrip().startswith("* "):
-                distracting.append(concept)
-            for word in words:
-                concepts.setdefault(_fold(word), set()).add(concept)
-            del path[depth:]
-            parents.setdefault(concept, set()).update(path[-1:])
-            if path:
-                children.setdefault(path[-1], set()).add(concept)
-            path.append(concept)
-        return cls(concepts, parents, children, _unique(distracting))
-
-    def find(self, name: str) -> set[str]:
-        """The concepts a name may mean, by the longest ending that is known; empty if none is."""
-        found: set[str] = set()
-        for part in name.split(","):  # benchmark names hold synonyms between commas
-            found |= next((self.concepts[form] for form in _endings(part) if form in self.concepts), set())
-        return found
-
-    def related(self, concepts: set[str]) -> set[str]:
-        """These concepts, all that is above them, and all that is below them."""
-        return _reach(concepts, self.parents) | _reach(concepts, self.children)
+        Raises ValueError for a name that is no label's, and for thresholds that are not within 0 to 1.
+        """
+        ids = {name.casefold(): id_ for id_, names in enumerate(self.names) for name in names}
+        thresholds = [every] * len(self.names)
+        for name, threshold in (each or {}).items():
+            key = " ".join(name.split()).casefold()
+            if key not in ids:
+                raise ValueError(
+                    f"{name!r} has a threshold and is no label: choose from {', '.join(self.labels[:10])}"
+                    + ", ..." * (len(self.labels) > 10)
+                )
+            thresholds[ids[key]] = threshold
+        return replace(self, thresholds=tuple(thresholds))
 
 
-@cache
-def _taxonomy() -> Taxonomy:
-    return Taxonomy.read(files("sanseg").joinpath("distractors.txt").read_text(encoding="utf-8").split("\n"))
-
-
-def _reach(start: set[str], edges: dict[str, set[str]]) -> set[str]:
-    reached, fresh = set(start), set(start)
-    while fresh:
-        fresh = {step for concept in fresh for step in edges.get(concept, ())} - reached
-        reached |= fresh
-    return reached
-
-
-PREPOSITIONS = frozenset(
-    ("above", "at", "behind", "by", "for", "from", "in", "near", "of", "on", "under", "with")
-)
-
-
-def _endings(name: str) -> Iterator[str]:
-    """Forms of a name under which it may be known, nearest first.
-
-    "big black cats on a sofa" gives itself, then the endings of "big black cats", then those of "a sofa"; the
-    last word of each also in the singular.
-    """
-    words = _fold(name).split()
-    pieces = [[]] if not words else [words]
-    for number, word in enumerate(words):
-        if word in PREPOSITIONS and number > 0:
-            pieces = [words[:number], words[number + 1 :]]
-            break
-    yield " ".join(words)
-    for piece in pieces:
-        for start in range(len(piece)):
-            for last in _singulars(piece[-1]):
-                yield " ".join([*piece[start:-1], last])
-
-
-def _singulars(word: str) -> Iterator[str]:
-    yield word
-    for plural, singular in (("ies", "y"), ("es", ""), ("s", "")):
-        if word.endswith(plural) and len(word) > len(plural) + 1:
-            yield word.removesuffix(plural) + singular
-
-
-def _fold(text: str) -> str:
-    """Lower case, hyphens as spaces: "T-Shirt" is "t shirt"."""
-    return " ".join(text.casefold().replace("-", " ").replace("_", " ").split())
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _synonyms(label: str, text: str | None = None) -> tuple[str, ...]:

@@ -181,6 +181,10 @@ def test_words_of_your_own_are_asked(run: Evaluate) -> None:
     best = figures(run, "--labels", "words.txt", "--synonyms", "best")
     assert best["calibration_error"] != own["calibration_error"]
     assert best["synonyms"] == "best"
+    assert best["templates"] == "vild"
+    plain = figures(run, "--templates", "plain")
+    assert plain["templates"] == "plain"
+    assert plain["vocabulary_hash"] != best["vocabulary_hash"]
     assert best["vocabulary_hash"] != own["vocabulary_hash"]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sanseg import labelmap
 from sanseg.images import Geometry
-from sanseg.labelmap import label_map, score_map
+from sanseg.labelmap import label_map, score_map, scores_on_lattice, set_aside
 
 sides = st.integers(1, 90)
 
@@ -356,3 +356,71 @@ def test_views_of_different_pictures_or_words_are_refused() -> None:
         labelmap.label_map_of_views([view, *views_of(1, (70, 90), rows=11)], range(12))
     with pytest.raises(ValueError, match="the views are none"):
         labelmap.label_map_of_views([], range(12))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    geometry=geometries(),
+    grid=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    rows=st.integers(1, 40),
+    sharpness=st.sampled_from([0.1, 2.0, 12.0]),
+    temperature=st.sampled_from([0.4, 1.7, 6.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_a_temperature_changes_the_confidence_and_no_label(
+    geometry: Geometry,
+    grid: tuple[int, int],
+    rows: int,
+    sharpness: float,
+    temperature: float,
+    seed: int,
+) -> None:
+    masks, probabilities = case(9, rows, grid, seed, sharpness, 20.0)
+    plain, _ = label_map(masks, probabilities, range(rows), geometry)
+    ids, confidence = label_map(masks, probabilities, range(rows), geometry, temperature=temperature)
+    np.testing.assert_array_equal(ids, plain)
+    scores_RHW = score_map(masks, probabilities, geometry).double()
+    shares_RHW = (scores_RHW.log() / temperature).softmax(0)
+    np.testing.assert_allclose(confidence, shares_RHW.amax(0).numpy(), atol=2e-4)
+
+
+def test_what_is_not_sure_enough_is_other() -> None:
+    ids = np.array([[0, 1, 254], [0, 1, 0]], dtype=np.uint8)
+    confidence = np.array([[0.5, 0.5, 0.1], [0.29, 0.71, 0.3]], dtype=np.float32)
+    np.testing.assert_array_equal(
+        set_aside(ids, confidence, (0.3, 0.7)), np.array([[0, 254, 254], [254, 1, 0]], np.uint8)
+    )
+    assert set_aside(ids, confidence, ()) is ids
+    many = set_aside(np.array([[299, 0]], np.uint16), np.array([[0.5, 0.5]], np.float32), (0.6,) * 300)
+    assert many.dtype == np.uint16
+    assert many.tolist() == [[65_534, 65_534]]
+
+
+def test_thresholds_are_held_against_the_confidence_that_is_given() -> None:
+    geometry = Geometry((30, 40), (30, 40), (32, 64))
+    masks, probabilities = case(9, 3, (4, 6), seed=3)
+    plain, _ = label_map(masks, probabilities, range(3), geometry)
+    for temperature in (1.0, 2.5):
+        _, confidence = label_map(masks, probabilities, range(3), geometry, temperature=temperature)
+        least = float(np.median(confidence))
+        ids, same = label_map(
+            masks,
+            probabilities,
+            range(3),
+            geometry,
+            temperature=temperature,
+            thresholds=(least, 0.0, least),
+        )
+        np.testing.assert_array_equal(same, confidence)
+        low = (confidence < np.float32(least)) & (plain != 1)
+        assert low.any()
+        np.testing.assert_array_equal(ids, np.where(low, 254, plain))
+
+
+def test_scores_where_rows_and_columns_of_pixels_meet() -> None:
+    geometry = Geometry((50, 40), (64, 51), (64, 64))
+    masks, probabilities = case(9, 5, (8, 8), seed=4)
+    y, x = [0, 7, 49], [39, 3]
+    lattice = scores_on_lattice(masks, probabilities, geometry, y, x)
+    whole = score_map(masks, probabilities, geometry)
+    torch.testing.assert_close(lattice, whole[:, y][:, :, x])

@@ -185,13 +185,14 @@ def test_the_json_says_what_was_asked_and_found() -> None:
             {"id": 254, "label": "other", "pixels": 200, "share": 0.333333, "mean_confidence": 0.25},
             {"id": 1, "label": "sofa", "pixels": 100, "share": 0.166667, "mean_confidence": 1.0},
         ],
-        "other": {"id": 254, "name": "other", "words": ["grass", "wall"]},
+        "other": {"id": 254, "name": "other", "colour": "#808080", "words": ["grass", "wall"]},
         "labels": [
             {"id": 0, "label": "cat", "synonyms": ["kitty"]},
             {"id": 1, "label": "sofa", "synonyms": []},
             {"id": 2, "label": "sky", "synonyms": []},
         ],
         "templates": "plain",
+        "settings": {"synonyms": "mean", "not": [], "thresholds": [], "temperature": 1.0},
         "vocabulary": WORDS.hash,
     }
 

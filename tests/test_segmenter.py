@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from sanseg.model.san import SAN, Proposals
 from sanseg.model.weights import save_san
 from sanseg.segmentation import Segmentation
 from sanseg.segmenter import Failure, Segmenter
+from sanseg.views import MultiView
 from sanseg.vocabulary import Vocabulary
 
 WORDS = "sky, tree | woods, cat"
@@ -159,7 +161,7 @@ def test_templates_of_a_vocabulary_are_used(segmenter: Segmenter) -> None:
     plain = encoded.segment(replace(words, templates="plain"))
     assert plain.templates == "plain"
     assert np.abs(plain.confidence - encoded.segment(words).confidence).max() > 1e-6
-    with pytest.raises(ValueError, match="vild, plain"):
+    with pytest.raises(ValueError, match="vild, plain, imagenet80"):
         encoded.segment(replace(words, templates="poem"))
 
 
@@ -302,3 +304,77 @@ def test_half_precision_is_close(tiny_san: SAN, tmp_path: Path, monkeypatch: pyt
     full = Segmenter(tiny_san).encode(image)
     difference = half.segment(WORDS).confidence - full.segment(WORDS).confidence
     assert 0 < np.abs(difference).max() < 0.1
+
+
+def test_negative_words_win_as_other_do(segmenter: Segmenter) -> None:
+    encoded = segmenter.encode(picture(50, 70))
+    negative = encoded.segment("cat, not sofa, not wall", other=None)
+    other = encoded.segment("cat", other=["sofa", "wall"])
+    np.testing.assert_array_equal(negative.label_map, other.label_map)
+    np.testing.assert_array_equal(negative.confidence, other.confidence)
+    assert negative.vocabulary.other == ()
+    assert segmenter.classifier(Vocabulary.of("cat, not a").with_other("b")).row_label == (0, -1, -1)
+
+
+def test_thresholds_and_temperature_of_the_words_are_used(segmenter: Segmenter) -> None:
+    encoded = segmenter.encode(picture(50, 70))
+    words = Vocabulary.of(WORDS)
+    plain = encoded.segment(words, other=None)
+    warm = encoded.segment(replace(words, temperature=3.0), other=None)
+    np.testing.assert_array_equal(warm.label_map, plain.label_map)
+    assert warm.confidence.mean() < plain.confidence.mean()
+    least = float(np.median(plain.confidence))
+    cut = encoded.segment(words.with_thresholds(least), other=None)
+    low = plain.confidence < np.float32(least)
+    np.testing.assert_array_equal(cut.label_map, np.where(low, 254, plain.label_map))
+    for view in (MultiView(segmenter), segmenter):
+        seen = view(picture(50, 70), replace(words.with_thresholds(least), temperature=3.0), other=None)
+        assert (seen.label_map == 254).mean() > low.mean()
+
+
+def test_prompts_of_your_own(segmenter: Segmenter) -> None:
+    words = Vocabulary.of("cat, dog")
+    asked = {
+        templates: segmenter.classifier(replace(words, templates=templates)).weight
+        for templates in ("plain", "imagenet80", "{}", "a drawing of {}\nno {}", "a drawing of {}")
+    }
+    torch.testing.assert_close(asked["{}"], asked["plain"])
+    for one, two in combinations([name for name in asked if name != "{}"], 2):
+        assert (asked[one] - asked[two]).abs().max() > 1e-4, (one, two)
+
+
+def test_embedded_words_need_no_text_tower(
+    segmenter: Segmenter, tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = replace(Vocabulary.of("sky, tree | woods, not sea"), synonyms="best", temperature=2.0)
+    image = picture(50, 70)
+    answer = segmenter(image, words)
+    segmenter.embed(words).save(tmp_path / "words.safetensors")
+    read = Vocabulary.from_file(tmp_path / "words.safetensors")
+    fresh = Segmenter(tiny_san)
+
+    def ran(*_: object) -> Tensor:
+        raise AssertionError("the text tower ran")
+
+    monkeypatch.setattr(type(tiny_san.clip.text), "forward", ran)
+    again = fresh(image, read)
+    np.testing.assert_array_equal(again.label_map, answer.label_map)
+    np.testing.assert_array_equal(again.confidence, answer.confidence)
+    assert again.vocabulary_hash == answer.vocabulary_hash
+    assert fresh.embed(read) == read
+    with pytest.raises(AssertionError, match="text tower ran"):  # words that it does not bring along
+        fresh(image, read, other="zorgblatt")
+    with pytest.raises(AssertionError, match="text tower ran"):  # nor are they of these prompts
+        fresh(image, replace(read, templates="plain"))
+    with pytest.raises(
+        AssertionError, match="text tower ran"
+    ):  # whoever asks the bare words gets the model's own
+        fresh(image, replace(read, embeddings=None))
+
+
+def test_embeddings_of_another_model_are_refused(segmenter: Segmenter, tiny_san: SAN) -> None:
+    words = segmenter.embed("sky, tree")
+    with torch.no_grad():
+        tiny_san.clip.text.projection.mul_(2)
+    with pytest.raises(ValueError, match=r"are of the model tiny .* and this is tiny .* embed them again"):
+        Segmenter(tiny_san)(picture(50, 70), words)

@@ -1,28 +1,18 @@
-"""Words are read as written, refused with a reason, and a few of them get rivals that are not themselves."""
+"""Words are read as written, or refused with a reason."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sanseg.vocabulary import (
-    FEW,
-    MAX_CHARACTERS,
-    MAX_LABELS,
-    Taxonomy,
-    Vocabulary,
-    distractors,
-    other_id,
-)
-
-
-def silenced(*labels: str) -> set[str]:
-    """The everyday words that do not compete with these labels."""
-    everyday = set(distractors([]))
-    return everyday - set(Vocabulary.of(labels).with_other("auto").other)
+from sanseg.data.labelsets import read_labelset
+from sanseg.vocabulary import FEW, MAX_CHARACTERS, MAX_LABELS, Vocabulary, other_id
 
 
 def test_a_text_and_a_list_mean_the_same() -> None:
@@ -166,64 +156,6 @@ def test_a_list_replaces_the_rivals() -> None:
         vocabulary.with_other(["sofa", "Cat"])
 
 
-@pytest.mark.parametrize(
-    ("label", "gone", "kept"),
-    [
-        ("cat", {"cat", "animal"}, {"dog", "sofa", "person"}),  # a kind silences what it is a kind of
-        ("animal", {"cat", "dog", "bird"}, {"person", "car"}),  # and what is a kind of it
-        ("kitten", {"cat", "animal"}, {"dog"}),
-        ("couch", {"sofa", "furniture"}, {"chair", "table"}),  # synonyms
-        ("furniture", {"sofa", "chair", "table", "bed"}, {"wall", "floor"}),
-        ("car", {"car", "vehicle"}, {"bus", "road"}),
-        ("vehicle", {"car", "bus", "train", "bicycle"}, {"road"}),
-        ("wheel", {"car", "vehicle", "bicycle"}, {"road"}),  # a part silences its whole
-        ("hair", {"hair", "person"}, {"face", "clothes"}),
-        ("person", {"face", "hair", "hand", "clothes"}, {"dog", "bag"}),  # and a whole its parts
-        ("people", {"person"}, {"dog"}),  # plurals
-        ("buses", {"bus", "vehicle"}, {"car"}),
-        ("leaves", {"tree", "plant"}, {"grass"}),
-        ("Big Black Cats", {"cat", "animal"}, {"dog"}),  # the last word is what it is
-        ("a cat on the sofa", {"cat", "animal"}, {"sofa"}),
-        ("cat food", {"food"}, {"cat"}),
-        ("group of people", {"person"}, {"dog"}),
-        ("hot dog", {"food"}, {"dog", "animal"}),  # unless the whole is known
-        ("chest of drawers", {"cabinet", "furniture"}, {"person"}),
-        ("teddy-bear", {"toy"}, {"animal"}),
-        ("vegetation | tree", {"tree", "plant", "grass"}, {"sky"}),
-        ("street", {"road", "ground"}, {"sidewalk"}),
-        ("pavement", {"sidewalk", "ground"}, {"road"}),
-        ("bus, autobus", {"bus", "vehicle"}, {"car"}),
-        ("background", set(distractors([])), set()),
-        ("zorgblatt", set(), {"animal", "person"}),
-    ],
-)
-def test_rivals_of_a_label_do_not_mean_the_label(label: str, gone: set[str], kept: set[str]) -> None:
-    assert gone <= silenced(label)
-    assert not kept & silenced(label)
-
-
-def test_every_label_of_a_vocabulary_silences_its_own() -> None:
-    assert silenced("cat", "couch") == silenced("cat") | silenced("couch")
-
-
-def test_everyday_words_are_sound() -> None:
-    words = distractors([])
-    assert 60 <= len(words) <= 100
-    for word in words:  # each can be a label: then it is no rival of itself
-        assert word in silenced(word)
-        assert word in silenced(f"small {word}s")
-
-
-def test_a_taxonomy_is_read_by_indentation() -> None:
-    lines = ["# comment", "a", "  * b | bee", "    c", "  d", "    c", "* b"]
-    tree = Taxonomy.read(lines)
-    assert tree.distractors == ("b",)
-    assert tree.find("bee") == {"b"}
-    assert tree.related({"c"}) == {"a", "b", "c", "d"}
-    assert tree.related({"b"}) == {"a", "b", "c"}
-    assert tree.related({"d"}) == {"a", "c", "d"}
-
-
 def test_how_synonyms_are_taken_is_part_of_a_vocabulary() -> None:
     mean, best = (Vocabulary((("sofa", "couch"),), synonyms=synonyms) for synonyms in ("mean", "best"))
     assert mean == Vocabulary.of("sofa | couch")
@@ -238,3 +170,103 @@ def test_hashes_in_files_written_before_stay_true() -> None:
     contents = [[["sofa", "couch"]], ["wall"], None]
     expected = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     assert Vocabulary((("sofa", "couch"),), ("wall",)).hash == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "negatives"),
+    [
+        ("red car, not toy car", [["red car"]], ["toy car"]),
+        ("Not toy | model car,sky", [["sky"]], ["toy", "model car"]),
+        ("nothing, not, knot", [["nothing"], ["not"], ["knot"]], []),
+        ("\\not found, \\@home", [["not found"], ["@home"]], []),
+        ("sky, not\u00a0tree", [["sky"]], ["tree"]),
+    ],
+)
+def test_not_begins_a_negative_word(text: str, labels: list[list[str]], negatives: list[str]) -> None:
+    words = Vocabulary.from_text(text)
+    assert [list(names) for names in words.names] == labels
+    assert list(words.negatives) == negatives
+    listed = Vocabulary.of([" | ".join(names) for names in labels])
+    assert listed.negatives == ()  # a list takes its labels whole
+    assert Vocabulary.of(["not found"]).labels == ("not found",)
+
+
+def test_negative_words_compete_whatever_else_does() -> None:
+    words = Vocabulary.of("red car, not toy car")
+    assert words.with_other(None).rivals == ("toy car",)
+    assert words.with_other("wall, Toy car").rivals == ("toy car", "wall")
+    assert "toy car" in words.with_other("auto").rivals
+    assert words.hash != Vocabulary.of("red car").hash != Vocabulary.of("red car").with_other("toy car").hash
+    for text, reason in (
+        ("car, not Car", "'Car' is a label and a negative word"),
+        ("not car", "no labels"),
+        ("car, not toy | ", "empty in 'car, not toy | '"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(reason)):
+            Vocabulary.of(text)
+    with pytest.raises(ValueError, match="leave the 'not' out"):
+        words.with_other("wall, not sky")
+
+
+def test_label_sets_by_name() -> None:
+    assert Vocabulary.of("@ade150").labels == read_labelset("ade20k_150")
+    assert Vocabulary.of(" @ade20k_150 ") == Vocabulary.named("ade150")
+    words = Vocabulary.of("unicorn, @camvid, not toy car")
+    assert words.labels == ("unicorn", *(line.split(" | ")[0] for line in read_labelset("camvid")))
+    assert words.negatives == ("toy car",)
+    assert Vocabulary.of(["@ade150"]).labels == ("@ade150",)
+    with pytest.raises(ValueError, match=r"no label set 'ade': choose from coco-stuff, .*ade150.* mini"):
+        Vocabulary.of("@ade")
+
+
+def test_files_are_opened_where_the_caller_allows_it(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("bus, coach\nnot found\n")
+    with pytest.raises(ValueError, match="no label set"):
+        Vocabulary.of(f"@{path}")
+    assert Vocabulary.from_text(f"@{path}", files=True).labels == ("bus, coach", "not found")
+    assert Vocabulary.from_text(f"sky, @{path}", files=True).labels == ("sky", "bus, coach", "not found")
+    with pytest.raises(ValueError, match="nor is there a file of this name"):
+        Vocabulary.from_text("@absent.txt", files=True)
+    own = tmp_path / "own.json"
+    own.write_text('{"labels": ["sky"], "temperature": 2}')
+    assert Vocabulary.from_text(f"@{own}", files=True).temperature == 2
+    with pytest.raises(ValueError, match=r"says more than labels: give it alone"):
+        Vocabulary.from_text(f"@{own}, tree", files=True)
+
+
+def test_thresholds_are_of_labels() -> None:
+    words = Vocabulary.of("sky, tree | woods")
+    assert words.with_thresholds(0.3).thresholds == (0.3, 0.3)
+    assert words.with_thresholds(0.3, {"Woods": 0.5}).thresholds == (0.3, 0.5)
+    assert words.with_thresholds(0) == words
+    assert words.with_thresholds(0).hash == words.hash != words.with_thresholds(0.3).hash
+    with pytest.raises(ValueError, match="'wood' has a threshold and is no label: choose from sky, tree"):
+        words.with_thresholds(0.3, {"wood": 0.5})
+    for bad in (-0.1, 1.1, math.nan, "0.5", True):
+        with pytest.raises(ValueError, match="wanted a confidence"):
+            words.with_thresholds(bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="1 thresholds for 2 labels"):
+        replace(words, thresholds=(0.5,))
+
+
+def test_settings_are_checked() -> None:
+    words = Vocabulary.of("sky, tree")
+    for temperature in (0, -1, math.inf, math.nan, 101, "2"):
+        with pytest.raises(ValueError, match=r"temperature is .*: wanted 0\.01 to 100"):
+            replace(words, temperature=temperature)  # type: ignore[arg-type]
+    for colour in ((1, 2), (0, 0, 256), (0.5, 0, 0)):
+        with pytest.raises(ValueError, match="wanted red, green and blue"):
+            replace(words, colours=(colour, None))  # type: ignore[arg-type]
+    assert replace(words, colours=(None, None)) == words
+    with pytest.raises(ValueError, match="'poem' is unknown: use one of vild, plain, imagenet80"):
+        replace(words, templates="poem")
+    assert replace(words, templates="a {} \r\n\n the {}").templates == "a {}\nthe {}"
+    hashes = {
+        words.hash,
+        replace(words, temperature=2).hash,
+        replace(words, colours=((1, 2, 3), None)).hash,
+        replace(words, negatives=("sea",)).hash,
+        replace(words, templates="a {}").hash,
+    }
+    assert len(hashes) == 5

@@ -59,9 +59,11 @@ SETS = {  # how often a picture is drawn of each set
 }
 LOSS = LossConfig(points=1_024, count_unknown=False, answer_weight=4.0, answer_points=1_024)
 OTHERS = {"region": 1.0, "early": 0.5, "photo": 0.5}  # weights of the losses that are not SAN's
+
+
 @dataclass(frozen=True)
 class Stage:
-    """From step number `begins` on. short_side, crop: of pictures with masks, in pixels; photos are a little smaller."""
+    """From step number `begins` on. short_side, crop: of pictures with masks, in pixels; photos are smaller."""
 
     begins: int
     short_side: int

@@ -2,6 +2,7 @@
 
 from sanseg.cli import (  # each adds its commands to the app
     bench,
+    calibrate,
     evaluate,
     export,
     models,
@@ -10,12 +11,14 @@ from sanseg.cli import (  # each adds its commands to the app
     report,
     segment,
     train,
+    words,
 )
 from sanseg.cli.shell import app
 
 __all__ = [
     "app",
     "bench",
+    "calibrate",
     "evaluate",
     "export",
     "main",
@@ -25,6 +28,7 @@ __all__ = [
     "report",
     "segment",
     "train",
+    "words",
 ]
 
 

@@ -22,6 +22,7 @@ from sanseg.cli.shell import (
     mistakes_in_one_line,
 )
 from sanseg.cli.team import Team, joined
+from sanseg.cli.words_options import Templates, read_templates
 
 if TYPE_CHECKING:
     from sanseg.data.datasets import SegmentationSet
@@ -63,6 +64,7 @@ def evaluate(
     synonyms: Annotated[
         str, typer.Option(help="How a label is made of its names: mean, or best to let the best one count.")
     ] = "mean",
+    templates: Templates = None,
     flip: Annotated[bool, typer.Option("--flip", help="Look at each picture mirrored as well.")] = False,
     scales: Annotated[
         str, typer.Option(help="Look at each picture in several sizes: '0.75,1,1.25' of the model's own.")
@@ -104,7 +106,7 @@ def evaluate(
         check_room(figure, ".png")
         looks = Looks(model, clip, method, dtype, read_scales(scales), flip)
         sets = open_sets(data, split, form)
-        words = {name: choose_words(one, labels, synonyms) for name, one in sets.items()}
+        words = {name: choose_words(one, labels, synonyms, templates) for name, one in sets.items()}
         with joined(device) as team:
             segmenter, answers = load_model(looks, team)
             known = read_seen(seen, model)
@@ -162,7 +164,9 @@ def open_sets(folders: Sequence[Path], split: str, form: str) -> dict[str, Segme
     return sets
 
 
-def choose_words(dataset: SegmentationSet, labels: Path | None, synonyms: str) -> Vocabulary:
+def choose_words(
+    dataset: SegmentationSet, labels: Path | None, synonyms: str, templates: str | None
+) -> Vocabulary:
     from dataclasses import replace
 
     from sanseg.data.files import read_labels, read_vocabulary
@@ -173,7 +177,9 @@ def choose_words(dataset: SegmentationSet, labels: Path | None, synonyms: str) -
             f"{labels} has {len(words.names)} labels, {dataset.name} has {len(dataset.vocabulary.names)}:"
             " write a line for each, in the order of the set"
         )
-    return replace(words, synonyms=synonyms)
+    return replace(
+        words, synonyms=synonyms, templates=None if templates is None else read_templates(templates)
+    )
 
 
 def read_seen(seen: str | None, model: str) -> tuple[str, ...] | None:
@@ -246,7 +252,7 @@ def watched(name: str, console: Console) -> Iterator[Progress]:
 
 
 def encode_words(segmenter: Segmenter, words: Vocabulary, progress: Progress) -> None:
-    task = progress.add_task("words", total=sum(map(len, words.names)))
+    task = progress.add_task("words", total=sum(map(len, words.names)) + len(words.rivals))
     segmenter.classifier(words, lambda encoded: progress.advance(task, encoded))
     progress.remove_task(task)
 

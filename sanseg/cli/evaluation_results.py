@@ -144,6 +144,7 @@ def document(
             "form": sets[name].form,
             "vocabulary_hash": words[name].hash,
             "synonyms": words[name].synonyms,
+            "templates": words[name].templates or segmenter.san.config.templates,
         }
         for name, one in found.items()
     }

@@ -14,6 +14,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from sanseg.cli.shell import EXIT_CODES, SOME_FAILED, app, complain, mistakes_in_one_line
+from sanseg.cli.words_options import (
+    Classes,
+    Labels,
+    NoOther,
+    OtherWords,
+    Synonyms,
+    Temperature,
+    Templates,
+    Threshold,
+    read_words,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,12 +40,8 @@ def segment(
     photos: Annotated[
         list[str], typer.Argument(help="Pictures, folders of pictures, or patterns: 'trip/*.jpg'.")
     ],
-    classes: Annotated[
-        str, typer.Option("--classes", "-c", help="What to look for: 'sky, tree | woods, building'.")
-    ] = "",
-    labels: Annotated[
-        Path | None, typer.Option(help="A file instead, one label a line, ' | ' between synonyms.")
-    ] = None,
+    classes: Classes = "",
+    labels: Labels = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for results; files of the same name are replaced.")
     ] = Path("segmented"),
@@ -48,15 +55,12 @@ def segment(
         str,
         typer.Option(help="float32, bfloat16, float16. auto: bfloat16 where the device has it natively."),
     ] = "float32",
-    other: Annotated[
-        str,
-        typer.Option(
-            help="What competes with the labels and means 'other': 'wall, floor'. auto: everyday words."
-        ),
-    ] = "auto",
-    no_other: Annotated[
-        bool, typer.Option("--no-other", help="Nothing competes: the labels share the whole picture.")
-    ] = False,
+    other: OtherWords = None,
+    no_other: NoOther = False,
+    templates: Templates = None,
+    synonyms: Synonyms = None,
+    threshold: Threshold = None,
+    temperature: Temperature = None,
     formats: Annotated[
         str, typer.Option("--format", help="What to write, with commas; docs/FORMATS.md says what each is.")
     ] = "overlay,index,json",
@@ -68,9 +72,16 @@ def segment(
     other formats: masks, csv, confidence, scores, coco-rle, coco-polygons, yolo, labelme, label-studio, cvat, geojson.
     """
     with mistakes_in_one_line():
-        if no_other and other != "auto":
-            raise ValueError("--other and --no-other contradict each other: give one of them")
-        vocabulary = read_words(classes, labels, None if no_other else other)
+        vocabulary = read_words(
+            classes,
+            labels,
+            other,
+            no_other,
+            templates=templates,
+            synonyms=synonyms,
+            threshold=threshold,
+            temperature=temperature,
+        )
         from sanseg.devices import name_dtype
         from sanseg.formats import check
         from sanseg.images import find_images
@@ -91,15 +102,6 @@ def segment(
         complain(f"failed: {line}")
     if failed:
         raise typer.Exit(SOME_FAILED)
-
-
-def read_words(classes: str, labels: Path | None, other: str | None) -> Vocabulary:
-    from sanseg.vocabulary import Vocabulary
-
-    if bool(classes) == bool(labels):
-        raise ValueError("say what to look for, either -c 'sky, tree' or --labels FILE")
-    vocabulary = Vocabulary.from_text(classes) if labels is None else Vocabulary.from_file(labels)
-    return vocabulary.with_other(other)
 
 
 def segment_all(
@@ -124,7 +126,7 @@ def segment_all(
     failed = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        words = progress.add_task("words", total=sum(map(len, vocabulary.names)) + len(vocabulary.other))
+        words = progress.add_task("words", total=sum(map(len, vocabulary.names)) + len(vocabulary.rivals))
         segmenter.classifier(vocabulary, lambda encoded: progress.advance(words, encoded))
         progress.remove_task(words)
         # vocabulary.other, even if it is (): "auto" would find some.

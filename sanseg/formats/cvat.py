@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from sanseg.draw import palette
 from sanseg.formats.format import Options
 from sanseg.segments import run_lengths
 
@@ -28,9 +27,7 @@ def xml(segmentation: Segmentation, options: Options) -> bytes:
     SubElement(task, "size").text = "1"
     SubElement(task, "mode").text = "annotation"
     labels = SubElement(task, "labels")
-    for name, (red, green, blue) in zip(
-        segmentation.labels, palette(len(segmentation.labels)).tolist(), strict=True
-    ):
+    for name, (red, green, blue) in zip(segmentation.labels, segmentation.colours.tolist(), strict=False):
         label = SubElement(labels, "label")
         SubElement(label, "name").text = _legal(name)
         SubElement(label, "color").text = f"#{red:02x}{green:02x}{blue:02x}"

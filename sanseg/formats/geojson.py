@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sanseg.draw import colour_table
 from sanseg.extras import need
 from sanseg.formats.format import Options
 from sanseg.images import encode_json
@@ -36,8 +35,7 @@ def feature_collection(
     """
     shapely = need("shapely", "formats", "GeoJSON")
     affinity = need("shapely.affinity", "formats", "GeoJSON")
-    colours = colour_table(len(segmentation.labels))
-    features = []
+    features, colours = [], segmentation.colours
     for segment in segmentation.segments():
         outline = segment.polygon(simplify)
         if transform is not None:

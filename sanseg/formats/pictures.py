@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sanseg.draw import colour_table
 from sanseg.formats.format import Options
 from sanseg.images import encode_png
 
@@ -23,8 +22,7 @@ def overlay(segmentation: Segmentation, options: Options) -> bytes:
 
 def index(segmentation: Segmentation, options: Options) -> bytes:
     """Pixels are ids: 8 bits and the overlay's colours, or 16 bits without colours for more than 254 labels."""
-    labels = len(segmentation.labels)
-    palette = colour_table(labels) if segmentation.other_id == 254 else None
+    palette = segmentation.colours if segmentation.other_id == 254 else None
     return encode_png(segmentation.label_map, palette, _text(segmentation))
 
 

@@ -93,7 +93,7 @@ class SANConfig:
 
     `split`: CLIP blocks before recognition begins. `clip_scale`: CLIP's picture relative to the adapter's.
     `short_side`, `long_side`: pixels that a picture is resized to, and the cap on its longer side.
-    `templates`: the prompt set that the classifier was trained with, a key of `model.text.TEMPLATES`.
+    `templates`: the prompt set that the classifier was trained with, a key of `model.templates.TEMPLATES`.
     """
 
     name: str

@@ -5,7 +5,8 @@ K labels, R classifier rows, E shared embedding, D width of the text tower, L to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,30 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sanseg.model.config import CLIPConfig
+from sanseg.model.templates import TEMPLATES, prompts
 from sanseg.model.text_cache import TextCache
 from sanseg.model.tokenizer import Tokenizer
 from sanseg.model.transformer import Block, drawn
-
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    # ViLD's prompts, which the released SAN models were trained with.
-    "vild": (
-        "a photo of a {}.",
-        "This is a photo of a {}",
-        "There is a {} in the scene",
-        "There is the {} in the scene",
-        "a photo of a {} in the scene",
-        "a photo of a small {}.",
-        "a photo of a medium {}.",
-        "a photo of a large {}.",
-        "This is a photo of a small {}.",
-        "This is a photo of a medium {}.",
-        "This is a photo of a large {}.",
-        "There is a small {} in the scene.",
-        "There is a medium {} in the scene.",
-        "There is a large {} in the scene.",
-    ),
-    "plain": ("{}",),
-}
 
 LAYER_NORM_EPS = 1e-5  # of both CLIP towers; the side adapter's is 1e-6
 CACHE_FORMAT = 1  # raise it when the same weights and words come to give other embeddings
@@ -147,12 +128,15 @@ class TextEncoder:
     ) -> Tensor:
         """Unit embeddings (len(names), E), float32, on the tower's device.
 
+        templates: as `model.templates.prompts` reads them.
         Each name's prompts are encoded, normalised, averaged and normalised again. `progress` is called with
         the number of names done since its last call. Raises ValueError for an unknown template set.
         """
-        if templates not in TEMPLATES:
-            raise ValueError(f"template set {templates!r} is unknown: use one of {', '.join(TEMPLATES)}")
-        keys = {name: (self.fingerprint, templates, name) for name in names}
+        wording = prompts(templates)
+        own = hashlib.sha256("\n".join(wording).encode()).hexdigest()
+        keys = {
+            name: (self.fingerprint, templates if templates in TEMPLATES else own, name) for name in names
+        }
         known = self.cache.get(list(keys.values())) if self.cache else {}
         width = self.tower.projection.shape[1]
         found = {key: row for key, row in known.items() if row.shape == (width,) and row.isfinite().all()}
@@ -161,7 +145,7 @@ class TextEncoder:
         left = torch.empty(len(missing), width)
         for some in self._batches(missing):
             rows, left = left.split([len(some), len(left) - len(some)])
-            rows.copy_(self._encode(some, TEMPLATES[templates]))
+            rows.copy_(self._encode(some, wording))
             fresh = {keys[name]: row for name, row in zip(some, rows, strict=True)}
             if self.cache:
                 self.cache.put(fresh)
@@ -173,15 +157,32 @@ class TextEncoder:
             return torch.empty(0, width, device=device)
         return torch.stack([found[keys[name]] for name in names]).to(device)
 
+    def by_name(
+        self,
+        names: Sequence[str],
+        templates: str,
+        progress: Callable[[int], None] | None = None,
+        known: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """The embedding (E,) of each name, of those that are `known` as they are."""
+        embeddings = dict(known or {})
+        missing = [name for name in names if name not in embeddings]
+        embeddings |= zip(missing, self(missing, templates, progress), strict=True)
+        return {name: embeddings[name] for name in names}
+
     def rows(
         self,
         labels: Sequence[Sequence[str]],
         templates: str,
         progress: Callable[[int], None] | None = None,
+        known: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """A unit row (len(labels), E) for each label, given by its synonyms: the mean of their embeddings."""
-        embeddings = iter(self([name for names in labels for name in names], templates, progress))
-        means = [torch.stack([next(embeddings) for _ in names]).mean(0) for names in labels]
+        """A unit row (len(labels), E) for each label, given by its synonyms: the mean of their embeddings.
+
+        known: embeddings (E,) of names, float32 on the tower's device, which the tower is not asked for.
+        """
+        embeddings = self.by_name([name for names in labels for name in names], templates, progress, known)
+        means = [torch.stack([embeddings[name] for name in names]).mean(0) for names in labels]
         return F.normalize(torch.stack(means), dim=-1)
 
     def _batches(self, names: Sequence[str]) -> Iterator[list[str]]:

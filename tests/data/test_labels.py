@@ -32,7 +32,9 @@ def test_every_file_of_labels_is_a_label_set() -> None:
 
 
 def test_an_unknown_label_set_is_named() -> None:
-    with pytest.raises(ValueError, match="no label set 'coco': choose from coco_stuff_171, voc_20"):
+    with pytest.raises(
+        ValueError, match=r"no label set 'coco': choose from coco-stuff, voc, context59, .*, mini"
+    ):
         read_labelset("coco")
 
 

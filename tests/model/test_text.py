@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sanseg.model.san import SAN
-from sanseg.model.text import AROUND, TEMPLATES, TOKENS_AT_ONCE, Classifier, TextBlock, TextEncoder, TextTower
+from sanseg.model.templates import TEMPLATES
+from sanseg.model.text import AROUND, TOKENS_AT_ONCE, Classifier, TextBlock, TextEncoder, TextTower
 from sanseg.model.text_cache import TextCache
 from sanseg.model.tokenizer import Tokenizer
 

@@ -29,7 +29,8 @@ from sanseg.losses import (
 from sanseg.model.config import CLIPConfig, SANConfig, SideAdapterConfig, TextConfig, VisionConfig
 from sanseg.model.keymaps import from_official, official_name
 from sanseg.model.san import SAN, Proposals
-from sanseg.model.text import TEMPLATES, Classifier, TextEncoder
+from sanseg.model.templates import TEMPLATES
+from sanseg.model.text import Classifier, TextEncoder
 
 FACTOR = 4  # errors within this many times the official classes' own fp32-against-fp64 error
 FACTOR_UNNOTED = 10  # where no error is noted: this many times that of what the quantity is computed from

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sanseg.data.datasets import SegmentationSet
 from sanseg.losses import Target, unknown_id
@@ -101,3 +102,20 @@ def test_shaken_rows_stay_near_and_of_unit_length(mini: ModuleType) -> None:
         cosine = (one * rows).sum(-1)
         assert cosine.min() > 0.9
         assert cosine.max() < 1
+
+
+def test_the_last_third_of_the_steps_sees_larger_pictures_at_the_same_cost(
+    mini: ModuleType, farms: SegmentationSet, tmp_path: Path
+) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "barn.png")
+    photo = mini.photos.Photo(tmp_path / "barn.png", mini.photos.CALTECH, "barn")
+    small, large = mini.san.STAGES
+    assert large.begins == 2_000
+    drawn = mini.san.batches([farms] * len(mini.san.SETS), [photo], ["barn"], large.begins - 1)
+    for stage in (small, large):
+        masked, photos, named = next(drawn)
+        assert masked.images.shape == (stage.pictures, 3, stage.crop, stage.crop)
+        assert photos.images.shape == (stage.photos, 3, stage.crop, stage.crop)
+        assert named.tolist() == [0] * stage.photos
+    pixels = [(stage.pictures + stage.photos) * stage.crop**2 for stage in (small, large)]
+    assert pixels[0] == pytest.approx(pixels[1], rel=0.15)
