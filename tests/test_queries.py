@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from sanseg.images import Geometry
+from sanseg.labelmap import label_map
 from sanseg.model.san import SAN
+from sanseg.queries import Queries
 from sanseg.segmentation import Segmentation
 from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
@@ -28,6 +32,21 @@ def test_the_label_map_is_where_scores_are_largest(seg: Segmentation) -> None:
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(best[clear], seg.label_map[clear])
     np.testing.assert_allclose(scores.max(axis=0) / total, seg.confidence, rtol=1e-4)
+
+
+def test_padding_is_no_part_of_the_picture() -> None:
+    """Half of the mask grid lies on what was added right and below."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(5, 12, 16, generator=generator)
+    probabilities = torch.rand(5, 3, generator=generator)
+    geometry = Geometry((37, 41), (40, 45), (64, 96))
+    queries = Queries(logits, torch.randn(5, 4), probabilities, (0, 1, 2), geometry)
+    ids, confidence = label_map(logits, probabilities, (0, 1, 2), geometry)
+    scores, total = queries.scores((37, 41))
+    np.testing.assert_array_equal(scores[:3].argmax(axis=0), ids)
+    np.testing.assert_allclose(scores.max(axis=0) / total, confidence, rtol=1e-4)
+    assert queries.grid == (8, 8)
+    assert queries.masks().shape == (5, 8, 8)
 
 
 def test_scores_are_made_of_the_proposals(seg: Segmentation) -> None:

@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 from rasterio import features
 
 from sanseg.segmentation import Segmentation
-from sanseg.segments import run_lengths
+from sanseg.segments import _without_holes, run_lengths
 from tests.formats.results import rings, segmentation
 
 
@@ -111,6 +111,15 @@ def test_simplified_outlines_stay_near_and_have_fewer_corners(simplify: float) -
     parts = [shapely.Polygon(ring) for ring in one.rings(simplify)]
     assert sum(part.area for part in parts) == pytest.approx(rough.area)
     assert all(not part.interiors for part in parts)
+
+
+def test_a_narrow_hole_that_is_no_box_is_cut_through() -> None:
+    """Cut along the edge of its box, it would touch the cut with one corner, and stay a hole for ever."""
+    hole = [(3, 4), (4, 2), (4, 6)]
+    polygon = shapely.Polygon([(0, 0), (9, 0), (9, 9), (0, 9)], [hole])
+    parts = [*_without_holes(polygon)]
+    assert all(not part.interiors for part in parts)
+    assert sum(part.area for part in parts) == polygon.area
 
 
 def test_a_tolerance_that_is_none_is_refused(seg: Segmentation) -> None:

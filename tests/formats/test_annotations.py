@@ -27,6 +27,7 @@ from sanseg.formats.label_studio import pack
 from sanseg.images import write_png
 from sanseg.segmentation import Segmentation
 from tests.formats import brush
+from tests.formats.results import rings, segmentation
 
 Shape = tuple[int, ...]
 
@@ -81,7 +82,10 @@ def test_coco_is_a_set_to_train_on(seg: Segmentation, tmp_path: Path, name: str)
     np.testing.assert_array_equal(SegmentationSet.open(tmp_path, "train")[0].index_map, seg.label_map)
 
 
-def test_yolo_is_a_set_to_train_on(seg: Segmentation, tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 60])
+def test_yolo_is_a_set_to_train_on(tmp_path: Path, times: int) -> None:
+    """Also where the width takes all six decimals."""
+    seg = segmentation(rings().repeat(times, axis=1))
     assert seg.image is not None
     write_png(tmp_path / "images" / "cat.png", seg.image)
     seg.save(tmp_path / "labels", "cat", ["yolo"])
