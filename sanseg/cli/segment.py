@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from sanseg.cli.shell import EXIT_CODES, SOME_FAILED, app, complain, mistakes_in_one_line
+from sanseg.cli.segment_screen import Screen
+from sanseg.cli.shell import EXIT_CODES, INTERRUPTED, SOME_FAILED, app, complain, mistakes_in_one_line
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sanseg.images import ImageSource
-    from sanseg.segmentation import Segmentation
-    from sanseg.segmenter import Segmenter
     from sanseg.vocabulary import Vocabulary
 
 
@@ -59,33 +51,83 @@ def segment(
     ] = False,
     overlay: Annotated[bool, typer.Option(help="Write PHOTO.overlay.png, the picture painted.")] = True,
     json: Annotated[bool, typer.Option(help="Write PHOTO.json, the numbers.")] = True,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only such pictures of a folder: '*.jpg', 'trip/*', or a folder's name. Repeatable."
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not such pictures; as --include, and stronger. Repeatable.")
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Remove what an earlier run of a folder wrote, and do all again."),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that share the pictures; each loads the model.")
+    ] = 1,
+    keep_encoded: Annotated[
+        bool,
+        typer.Option(
+            "--keep-encoded", help="Keep what the network says of each picture: new words need no network."
+        ),
+    ] = False,
+    encoded: Annotated[
+        Path | None, typer.Option(help="Keep that in this folder, not in OUT/.encoded.", show_default=False)
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Segment photos into the things named.
 
-    Writes PHOTO.index.png, whose pixels are indices into the labels, and beside it the overlay and the numbers.
+    Writes PHOTO.index.png, whose pixels are indices into the labels, and beside it the overlay and the numbers. A
+    folder's tree is kept in OUT, with manifest.jsonl, index.html, and what is done already left alone.
     """
     with mistakes_in_one_line():
         if no_other and other != "auto":
             raise ValueError("--other and --no-other contradict each other: give one of them")
         vocabulary = read_words(classes, labels, None if no_other else other)
+        patterns = tuple(include or ()), tuple(exclude or ())
+        is_folder = any(Path(photo).is_dir() for photo in photos)
+        if not is_folder and (overwrite or any(patterns)):
+            raise ValueError("--include, --exclude and --overwrite are for folders: give one")
         from sanseg.devices import name_dtype
+        from sanseg.folders.folder import Crew, segment_files, segment_folder
+        from sanseg.folders.keep import ENCODED
+        from sanseg.folders.walk import Patterns, find_folder
+        from sanseg.folders.work import Settings
         from sanseg.images import find_images
         from sanseg.segmenter import load
 
-        paths = find_images(photos)
-        segmenter = load(model, device, dtype=dtype, clip=clip)
-        console = Console(quiet=quiet)
-        console.print(f"{escape(model)} on {segmenter.device} in {name_dtype(segmenter.san.nothing.dtype)}")
-        failed = segment_all(segmenter, vocabulary, paths, out, console, overlay=overlay, json=json)
-        if segmenter.text_cache.trouble:
-            complain(segmenter.text_cache.trouble)
-        console.print(
-            f"{len(paths) - len(failed)} of {len(paths)} segmented into {escape(str(out.resolve()))}"
-        )
-    for line in failed:
-        complain(f"failed: {line}")
-    if failed:
+        kinds = {"overlay": overlay, "index": True, "json": json}
+        formats = tuple(kind for kind, wanted in kinds.items() if wanted)
+        kept = out / ENCODED if keep_encoded and encoded is None else encoded
+        settings = Settings(out, vocabulary, formats, kept)
+        found = find_folder(photos, out, Patterns(*patterns)) if is_folder else None
+        paths = [] if is_folder else find_images(photos)
+        loader = partial(load, model, device, dtype=dtype, clip=clip)
+        crew = Crew(loader(), loader, workers)
+        network = crew.segmenter.san
+        screen = Screen(Console(quiet=quiet), out)
+        screen.say(f"{model} on {crew.segmenter.device} in {name_dtype(network.nothing.dtype)}")
+        with screen:
+            screen.read_words(crew.segmenter, vocabulary)
+            if found is None:
+                screen.begin(len(paths))
+                outcome = segment_files(paths, crew, settings, each=screen.table)
+            else:
+                outcome = segment_folder(
+                    found, crew, settings, overwrite=overwrite, planned=screen.planned, each=screen.line
+                )
+        if crew.segmenter.text_cache.trouble:
+            complain(crew.segmenter.text_cache.trouble)
+        screen.end(outcome)
+    for name, reason in outcome.failed:
+        complain(f"failed: {reason if name in reason else f'{name}: {reason}'}")
+    if outcome.stopped:
+        complain(f"sanseg: interrupted{screen.how_to_go_on(outcome, overwrite=overwrite)}")
+        raise typer.Exit(INTERRUPTED)
+    if outcome.failed:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -96,55 +138,3 @@ def read_words(classes: str, labels: Path | None, other: str | None) -> Vocabula
         raise ValueError("say what to look for, either -c 'sky, tree' or --labels FILE")
     vocabulary = Vocabulary.from_text(classes) if labels is None else Vocabulary.from_file(labels)
     return vocabulary.with_other(other)
-
-
-def segment_all(
-    segmenter: Segmenter,
-    vocabulary: Vocabulary,
-    paths: Sequence[Path],
-    out: Path,
-    console: Console,
-    *,
-    overlay: bool,
-    json: bool,
-) -> list[str]:
-    """Segments, saves and tells of each picture. Returns a line for each that failed."""
-    from sanseg.segmenter import Failure
-
-    stem_of = dict(zip(paths, stems(paths), strict=True))
-
-    def save(path: ImageSource, result: Segmentation) -> tuple[str, Table]:
-        assert isinstance(path, Path)
-        files = result.save(out, stem_of[path], overlay=overlay, json=json)
-        return ", ".join(map(str, files.values())), result.table()
-
-    failed = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        words = progress.add_task("words", total=sum(map(len, vocabulary.names)) + len(vocabulary.other))
-        segmenter.classifier(vocabulary, lambda encoded: progress.advance(words, encoded))
-        progress.remove_task(words)
-        # vocabulary.other, even if it is (): "auto" would find some.
-        with closing(segmenter.segment_each(paths, vocabulary, save, vocabulary.other)) as saved:
-            tracked = progress.track(paths, description="pictures")
-            for path, done in zip(tracked, saved, strict=True):
-                if isinstance(done, Failure):
-                    reason = str(done.error)
-                    failed.append(reason if str(path) in reason else f"{path}: {reason}")
-                else:
-                    files, table = done
-                    console.print(f"\n{escape(str(path))} -> {escape(files)}", soft_wrap=True)
-                    console.print(table)
-    return failed
-
-
-def stems(paths: Sequence[Path]) -> list[str]:
-    """A file name without suffix for each picture: its own, numbered where several share it."""
-    taken: set[str] = set()
-    chosen = []
-    for path in paths:
-        names = (path.stem if number == 1 else f"{path.stem}-{number}" for number in count(1))
-        stem = next(name for name in names if name.casefold() not in taken)
-        taken.add(stem.casefold())  # some file systems do not tell Cat from cat
-        chosen.append(stem)
-    return chosen
