@@ -46,15 +46,15 @@ class KeptPictures:
     def get(self, sha256: str) -> tuple[Proposals, Geometry] | None:
         """Of the picture with this checksum, on the model's device; None where nothing whole is kept."""
         try:
-            return self._read(load(self.path(sha256).read_bytes()))
+            path = self.path(sha256)
+            return self._read(load(path.read_bytes()), path.stem)
         except (OSError, SafetensorError, LookupError, ValueError, RuntimeError):
             return None
 
-    def _read(self, tensors: dict[str, Tensor]) -> tuple[Proposals, Geometry]:
+    def _read(self, tensors: dict[str, Tensor], name: str) -> tuple[Proposals, Geometry]:
         """Raises LookupError and ValueError for what `put` does not write."""
-        stated = bytes(tensors.pop("sha256").tolist()).hex()
-        if stated != checksum(tensors):
-            raise ValueError("the numbers are not those that were written")
+        if tensors.pop("seal").tolist() != _seal(tensors, name).tolist():
+            raise ValueError("these are not the numbers that were written for this picture")
         original, content, padded = ((int(y), int(x)) for y, x in tensors["geometry"].tolist())
         device = self.segmenter.device
         proposals = Proposals(tensors["mask_logits"].to(device), tensors["embeddings"].to(device))
@@ -68,5 +68,11 @@ class KeptPictures:
             "embeddings": proposals.embeddings.cpu().contiguous(),  # (1, Q, E)
             "geometry": torch.tensor([geometry.original, geometry.content, geometry.padded]),
         }
-        stated = torch.tensor(list(bytes.fromhex(checksum(tensors))), dtype=torch.uint8)
-        write_bytes(self.path(sha256), save({**tensors, "sha256": stated}))
+        path = self.path(sha256)
+        write_bytes(path, save({**tensors, "seal": _seal(tensors, path.stem)}))
+
+
+def _seal(tensors: dict[str, Tensor], name: str) -> Tensor:
+    """A checksum of what a file holds and of what it is called, uint8 (32,)."""
+    digest = hashlib.sha256(f"{name} {checksum(tensors)}".encode()).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
