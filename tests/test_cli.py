@@ -325,3 +325,68 @@ def test_ctrl_c_ends_cleanly(run: Run) -> None:
     assert process.returncode == shell.INTERRUPTED
     assert error == "sanseg: interrupted\n"
     assert out == ""
+
+
+def test_a_folder_ends_with_a_summary_and_goes_on_where_it_was(run: Run) -> None:
+    Path("photos/bad.jpg").write_bytes(b"no picture")
+    result = segment(run, photos=("photos",), code=shell.SOME_FAILED)
+    assert re.search(r"label\W+pictures\W+share of all pixels\W+mean confidence", result.stdout)
+    assert f"to look at and to sort: {Path('out/index.html')}\n" in result.stdout
+    assert f"2 of 3 segmented into {Path('out').resolve()}" in result.stdout
+    assert "done before" not in result.stdout
+    assert "one.png: " in result.stdout
+    before = Path("out/one.json").stat().st_mtime_ns
+    Path("photos/deep/two.png").unlink()
+    result = segment(run, photos=("photos",), code=shell.SOME_FAILED)
+    assert "1 done before, 1 to do, 1 failed before\n" in result.stdout
+    assert "no longer there, their results stay: deep/two.png\n" in result.stdout
+    assert "one.png: " not in result.stdout
+    assert result.stderr.startswith("failed: ")
+    Path("photos/bad.jpg").unlink()
+    Image.open("photos/one.png").rotate(180).save("photos/one.png")
+    result = segment(run, photos=("photos",))
+    assert "changed since they were done: one.png\n" in result.stdout
+    assert before != Path("out/one.json").stat().st_mtime_ns
+
+
+def test_pictures_of_a_folder_are_chosen(run: Run) -> None:
+    segment(run, "--include", "*.png", "--exclude", "deep", photos=("photos",))
+    assert "one.json" in files()
+    assert "deep" not in files()
+    segment(run, "-o", "other", "--include", "two.*", photos=("photos",))
+    assert "one.json" not in files("other")
+    assert "two.json" in files("other/deep")
+    for option in (("--include", "*"), ("--exclude", "*.gif"), ("--overwrite",)):
+        told = segment(run, *option, code=shell.BAD_USE).stderr
+        assert told == "sanseg: --include, --exclude and --overwrite are for folders: give one\n"
+
+
+def test_other_words_need_another_folder_or_overwrite(run: Run) -> None:
+    segment(run, photos=("photos",))
+    told = segment(run, "-c", "dog", photos=("photos",), code=shell.BAD_USE).stderr
+    assert "out holds results of the words 'sky, tree | woods, cat'" in told
+    assert "give another --out, or --overwrite to begin afresh\n" in told
+    segment(run, "-c", "dog", "--overwrite", photos=("photos",))
+    assert json.loads(Path("out/one.json").read_text())["labels"][0]["label"] == "dog"
+
+
+def test_encoded_pictures_are_kept_where_they_are_wanted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(folder: str) -> int:
+        return len(list(Path(folder).rglob("*.safetensors")))
+
+    segment(run, photos=("photos",))
+    assert kept("out") == 0
+    segment(run, "--keep-encoded", "--overwrite", photos=("photos",))
+    assert kept("out/.encoded") == 2
+    segment(run, "-o", "one", "--encoded", "elsewhere")
+    assert (kept("one"), kept("elsewhere")) == (0, 1)
+    monkeypatch.setattr(SAN, "propose", lambda *_: pytest.fail("the network is not needed"))
+    segment(run, "-c", "dog", "--overwrite", "--keep-encoded", photos=("photos",))
+    segment(run, "-o", "one", "-c", "dog", "--encoded", "elsewhere")
+
+
+def test_workers_are_processes(run: Run) -> None:
+    told = segment(run, "--workers", "0", photos=("photos",), code=shell.BAD_USE).stderr
+    assert told == "sanseg: 0 workers cannot do anything: give 1 or more\n"
+    assert "2 of 2 segmented" in segment(run, "--workers", "2", photos=("photos",)).stdout
+    assert "two.json" in files("out/deep")
