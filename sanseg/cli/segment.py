@@ -94,9 +94,8 @@ def segment(
         from sanseg.devices import name_dtype
         from sanseg.folders.folder import Crew, segment_files, segment_folder
         from sanseg.folders.keep import ENCODED
-        from sanseg.folders.walk import Patterns, find_folder
+        from sanseg.folders.walk import Patterns, find_files, find_folder
         from sanseg.folders.work import Settings
-        from sanseg.images import find_images
         from sanseg.segmenter import load
 
         kinds = {"overlay": overlay, "index": True, "json": json}
@@ -104,7 +103,7 @@ def segment(
         kept = out / ENCODED if keep_encoded and encoded is None else encoded
         settings = Settings(out, vocabulary, formats, kept)
         found = find_folder(photos, out, Patterns(*patterns)) if is_folder else None
-        paths = [] if is_folder else find_images(photos)
+        paths = [] if is_folder else find_files(photos, out)
         loader = partial(load, model, device, dtype=dtype, clip=clip)
         crew = Crew(loader(), loader, workers)
         network = crew.segmenter.san

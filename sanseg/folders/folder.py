@@ -66,8 +66,10 @@ def segment_files(
         Job(path, str(path), stem)
         for path, stem in zip(paths, stems([path.name for path in paths]), strict=True)
     ]
+    if settings.encoded is not None:
+        settings = _complete(settings, crew)
     records = []
-    with stopping() as wish, closing(crew.work(jobs, _complete(settings, crew), wish)) as done:
+    with stopping() as wish, closing(crew.work(jobs, settings, wish)) as done:
         for record in done:
             records.append(record)
             each(record)

@@ -70,18 +70,37 @@ def find_folder(paths: Sequence[str], out: Path, patterns: Patterns = Patterns()
     return Found(root, tuple(sorted({file.relative_to(root).as_posix() for file in files})))
 
 
+def find_files(paths: Sequence[str], out: Path) -> list[Path]:
+    """The pictures that files and patterns name: sorted, each once; a pattern takes no results in `out` for pictures.
+
+    Raises ValueError as `images.find_images`, and where a pattern gives nothing else.
+    """
+    files: dict[Path, Path] = {}
+    for path in paths:
+        outside = _outside(path, out.resolve())
+        if not outside:
+            raise ValueError(f"no pictures in {path} but those in the folder for results: give another --out")
+        files.update((file.resolve(), file) for file in outside)
+    return sorted(files.values())
+
+
 def _files(path: str, own: Path, patterns: Patterns) -> list[Path]:
     """What one of the paths names. Links stay as they are; only what lies in `own` is found by following them."""
     folder = _base(path)
-    inside = folder.resolve().is_relative_to(own)
     if Path(path).is_dir():
-        if inside:
+        if folder.resolve().is_relative_to(own):
             raise ValueError(f"{path} is in the folder for results, {own}: give another --out")
         return [folder / name for name in _walk(folder, own) if patterns.fits(name)]
-    files = [_absolute(file) for file in find_images([path])]
-    if not inside:
-        files = [file for file in files if not file.parent.resolve().is_relative_to(own)]
+    files = map(_absolute, _outside(path, own))
     return [file for file in files if patterns.fits(file.relative_to(folder).as_posix())]
+
+
+def _outside(path: str, own: Path) -> list[Path]:
+    """As `images.find_images` of a file or a pattern, but for what lies in `own`, unless all of it does."""
+    files = find_images([path])
+    if _base(path).resolve().is_relative_to(own):
+        return files
+    return [file for file in files if not file.parent.resolve().is_relative_to(own)]
 
 
 def _base(path: str) -> Path:

@@ -152,7 +152,7 @@ def thumbnail(result: Segmentation) -> bytes:
     return file.getvalue()
 
 
-def in_lanes(hand: Hand, jobs: Iterable[Job], wish: Wish) -> Generator[Record, None, None]:
+def in_lanes(hand: Callable[[Job], Record], jobs: Iterable[Job], wish: Wish) -> Generator[Record, None, None]:
     """Each picture's record as soon as it is done, in threads of this process, as `Segmenter.segment_each` has them.
 
     Once `wish` is to stop, nothing is begun any more, and what is begun is finished.

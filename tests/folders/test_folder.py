@@ -128,14 +128,14 @@ def test_what_is_done_is_left_alone(again: Again, photos: Path, out: Path) -> No
 
 
 def test_what_changed_is_done_again_and_told(again: Again, photos: Path, out: Path) -> None:
+    def padded(seed: int) -> None:
+        paint(photos / "a.jpg", seed)
+        (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes().ljust(5_000, b"\0"))
+
+    padded(seed=0)
     again()
     former = lines(out)[1]["sha256"]
-    status = (photos / "a.jpg").stat()
-    paint(photos / "a.jpg", seed=9)
-    data = (
-        (photos / "a.jpg").read_bytes().ljust(status.st_size, b"\0")
-    )  # seen by its time, if not by its size
-    (photos / "a.jpg").write_bytes(data)
+    padded(seed=9)  # of the same size
     paint(photos / "new.png", seed=5)
     (photos / "deep/b.png").unlink()
     outcome, plan, done = again()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanseg.folders.walk import Patterns, find_folder, stems
+from sanseg.folders.walk import Patterns, find_files, find_folder, stems
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,22 @@ def test_results_are_never_taken_as_pictures() -> None:
             ValueError, match=r"is in the folder for results, .*/photos/out: give another --out"
         ):
             inputs(folder, out="photos/out")
+
+
+def test_patterns_take_no_results_for_pictures_but_files_are_as_they_are_named() -> None:
+    Path("out").mkdir()
+    Path("out/a.overlay.png").touch()
+
+    def files(*paths: str, out: str = "out") -> list[str]:
+        return [path.as_posix() for path in find_files(paths, Path(out))]
+
+    assert files("**/a*.png", "photos/a.png") == ["photos/a.png"]
+    assert files("out/a.overlay.png", "out/*.png") == ["out/a.overlay.png"]
+    assert files("photos/a.*", out=".") == ["photos/a.jpg", "photos/a.png"], "what all lies in OUT is meant"
+    with pytest.raises(
+        ValueError, match=r"no pictures in \*\*/\*\.overlay\.png but those in the folder for results"
+    ):
+        files("**/*.overlay.png")
 
 
 def test_links_to_folders_are_not_followed() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -15,13 +16,14 @@ import torch
 
 import sanseg
 from sanseg.folders.folder import Crew
+from sanseg.folders.manifest import Record
 from sanseg.folders.plan import Job
 from sanseg.folders.work import THUMBNAIL_SIDE, Hand, Settings, in_lanes, thumbnail
 from sanseg.images import read_image
 from sanseg.model.san import SAN
 from sanseg.model.weights import save_san
 from sanseg.run import Wish
-from sanseg.segmenter import Segmenter, load
+from sanseg.segmenter import LANES, Segmenter, load
 from tests.folders.pictures import WORDS, paint, segmented, tree
 from tests.test_segment_each import lanes
 
@@ -33,15 +35,27 @@ def jobs(folder: Path, count: int) -> list[Job]:
 
 
 def test_a_wish_to_stop_finishes_what_is_begun(tmp_path: Path, segmenter: Segmenter) -> None:
-    hand, wish = Hand(segmenter, Settings(tmp_path / "out", WORDS, ("index",))), Wish()
-    taken = []
-    for record in in_lanes(hand, jobs(tmp_path, 40), wish):
-        taken.append(record.input)
-        wish.asked = len(taken) >= 3
-    assert 3 <= len(taken) < 20
+    """The lanes are busy and more is queued when the wish comes: what is queued is not begun."""
+    wish, go_on, begun = Wish(), threading.Event(), []
+    hand = Hand(segmenter, Settings(tmp_path / "out", WORDS, ("index",)))
+
+    def work(job: Job) -> Record:
+        begun.append(job.input)
+        if job.stem == "0":
+            wish.asked = True
+        else:
+            assert go_on.wait(timeout=30)
+        return hand(job)
+
+    records = in_lanes(work, jobs(tmp_path, 40), wish)
+    first = next(records)
+    threading.Timer(0.5, go_on.set).start()
+    taken = [first.input, *(record.input for record in records)]
+    assert len(taken) == 1 + min(LANES, 1 + torch.get_num_threads())
+    assert sorted(taken) == sorted(begun)
     assert {f"{name.removesuffix('.png')}.index.png" for name in taken} == {
         path.name for path in (tmp_path / "out").iterdir()
-    }, "what is begun is told, and nothing else was begun"
+    }
     assert not lanes()
 
 
