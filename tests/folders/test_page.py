@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -155,27 +156,53 @@ def test_totals_weigh_pictures_by_their_pixels() -> None:
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
-def test_a_browser_draws_a_part_of_many_pictures(tmp_path: Path) -> None:
-    """The script runs under the page's own policy, from a file, and does not draw 5,000 cards at once."""
-    assert BROWSER is not None
-    many = [record(f"{number:04}.jpg", cat=(0.5, number / 5000), sofa=(0.5, 0.5)) for number in range(5_000)]
+@pytest.fixture
+def drawn(tmp_path: Path) -> Callable[..., str]:
+    """What a browser makes of a page of 5,000 pictures, as a file; choices are written into its controls before."""
+    if BROWSER is None:
+        pytest.skip("no chromium on this machine")
+    many = [
+        record(f"{n:04}.jpg", sofa=(0.5, 0.5), **({"cat": (n / 10_000, 1 - n / 5_000)} if n % 2 else {}))
+        for n in range(5_000)
+    ]
     page = write_index(tmp_path / "out", ASKED, many)
-    drawn = subprocess.run(
-        [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--virtual-time-budget=4000",
-            "--dump-dom",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
-    assert "5,000 pictures" in drawn
-    assert 60 <= drawn.count('class="card"') < 1_000
-    assert drawn.count('loading="lazy"') == drawn.count('class="card"')
+    text = page.read_text()
+
+    def draw(*choices: tuple[str, str]) -> str:
+        chosen = text
+        for before, after in choices:
+            assert before in chosen
+            chosen = chosen.replace(before, after)
+        page.write_text(chosen)
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom")
+        command = [BROWSER, *options, page.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    return draw
+
+
+def names(drawn: str) -> list[str]:
+    return re.findall(r'<h3 title="([^"]*)"', drawn)
+
+
+def test_a_browser_draws_a_part_of_many_pictures(drawn: Callable[..., str]) -> None:
+    """The script runs under the page's own policy, from a file, and does not draw 5,000 cards at once."""
+    page = drawn()
+    assert "5,000 pictures" in page
+    assert 60 <= len(names(page)) < 1_000
+    assert page.count('loading="lazy"') == len(names(page))
+    assert names(page) == sorted(names(page))
+
+
+def test_pictures_are_filtered_and_sorted(drawn: Callable[..., str]) -> None:
+    cat = ('<option value="">all', '<option value="1" selected>cat</option><option value="">all')
+    surest = ('<option value="sure"', '<option value="sure" selected')
+    page = drawn(cat, surest, ('step="any" value="0"', 'step="any" value="20"'))
+    assert "1,500 of 5,000 pictures" in page
+    assert names(page)[:3] == ["2001.jpg", "2003.jpg", "2005.jpg"]
+    page = drawn(
+        cat,
+        ('<option value="large"', '<option value="large" selected'),
+        ('type="search"', 'type="search" value="12"'),
+    )
+    assert names(page)[:2] == ["4129.jpg", "4127.jpg"]
