@@ -12,7 +12,7 @@ WORDS := cat, person, helmet, cup, spoon, table
 .PHONY: demo test check clean
 
 demo: $(VENV)/installed
-	$(BIN)/sanseg segment examples -c "$(WORDS)" -o demo-output
+	$(BIN)/sanseg segment examples -c "$(WORDS)" -o demo-output --overwrite
 
 test: $(VENV)/installed-test
 	$(PYTEST)

@@ -150,9 +150,16 @@ class Segmenter:
         """The expensive half: the picture through the network. Raises as `images.read_image`."""
         return self.encode_batch([image])[0]
 
+    def encode_picture(self, picture: Picture) -> Encoded:
+        """The other half: a picture that was read, through the network. Raises ValueError where it has no room."""
+        [encoded] = self._encode_apart([picture])
+        if isinstance(encoded, ValueError):
+            raise encoded
+        return encoded
+
     def encode_batch(self, images: Sequence[ImageSource]) -> list[Encoded]:
         """Pictures of any sizes, in order. Those of one padded size share a pass, so each is as if alone."""
-        return self._encode([self._read(image) for image in images])
+        return self._encode([self.read(image) for image in images])
 
     def segment_many(
         self,
@@ -201,7 +208,7 @@ class Segmenter:
         words, turn = self.resolve(vocabulary, other), Lock()
 
         def work(sources: list[ImageSource]) -> list[T | Failure]:
-            read = [_attempt(source, self._read, source) for source in sources]
+            read = [_attempt(source, self.read, source) for source in sources]
             with turn:
                 results = self._answer_batch(sources, read, words, proposals)
             return [
@@ -360,7 +367,8 @@ class Segmenter:
     def _templates(self, words: Vocabulary) -> str:
         return words.templates or self.san.config.templates
 
-    def _read(self, source: ImageSource) -> Picture:
+    def read(self, source: ImageSource) -> Picture:
+        """The half of `encode` that needs no network. Raises as `images.read_image`."""
         image = read_image(source)
         return Picture(image, *prepare(image, self.san.config, self.resize))
 

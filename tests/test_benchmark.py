@@ -96,7 +96,7 @@ def test_the_stages_add_up_to_the_whole(config: SANConfig) -> None:
             stage: flop(some) for stage, some in record(segmenter, CASE.photo(), CASE.words()).items()
         }
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            proposals = san.propose(segmenter._read(CASE.photo()).prepared[None])
+            proposals = san.propose(segmenter.read(CASE.photo()).prepared[None])
             segmenter.classifier(words).probabilities(proposals.embeddings[0])
     assert list(by_stage) == list(road.STAGES)
     assert by_stage["label map"] == 2 * 48 * 80 * 9 * config.side.queries

@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 import sanseg
 from sanseg.cli import app, shell
-from sanseg.cli.segment import stems
 from sanseg.model import weights
 from sanseg.model.san import SAN
 from sanseg.segmenter import Segmenter
@@ -97,15 +96,19 @@ def test_the_number_type_is_told_and_chosen(run: Run, monkeypatch: pytest.Monkey
 
 def test_files_folders_and_patterns(run: Run) -> None:
     segment(run, photos=("photos",))
-    assert {"one.json", "two.json"} <= files()
+    assert {"one.json", "deep", "manifest.jsonl", "index.html"} <= files()
+    assert "two.json" in files("out/deep")
     segment(run, "-o", "pattern", photos=("photos/*/*.png", "photos/one.png"))
-    assert {"one.json", "two.json"} <= files("pattern")
+    assert files("pattern") == {
+        f"{stem}.{kind}" for stem in ("one", "two") for kind in ("overlay.png", "index.png", "json")
+    }
     assert "photos/nothing" in segment(run, photos=("photos/nothing*",), code=shell.BAD_USE).stderr
 
 
 def test_one_bad_file_does_not_stop_the_rest(run: Run) -> None:
     result = segment(run, photos=("bad.jpg", "absent.jpg", "photos"), code=shell.SOME_FAILED)
-    assert {"one.json", "two.json"} <= files()
+    assert "one.json" in files("out/photos")
+    assert "two.json" in files("out/photos/deep")
     lines = result.stderr.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("failed: ") for line in lines)
@@ -117,18 +120,16 @@ def test_one_bad_file_does_not_stop_the_rest(run: Run) -> None:
 def test_what_cannot_be_saved_is_named(run: Run) -> None:
     Path("out/one.json").mkdir(parents=True)
     result = segment(run, photos=("photos",), code=shell.SOME_FAILED)
-    assert "failed: photos/one.png: " in result.stderr
-    assert "two.json" in files()
+    assert "failed: one.png: " in result.stderr
+    assert "two.json" in files("out/deep")
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run) -> None:
     Path("photos/deep/one.png").write_bytes(Path("photos/deep/two.png").read_bytes())
     Path("photos/one-2.png").write_bytes(Path("photos/deep/two.png").read_bytes())
-    segment(run, photos=("photos",))
+    segment(run, photos=("photos/*.png", "photos/deep/*.png"))
     names = {path.removesuffix(".json") for path in files() if path.endswith(".json")}
     assert names == {"one", "one-2", "one-3", "two"}
-    paths = [Path("a/Cat.jpg"), Path("b/cat.png"), Path("c/Cat.png"), Path("d/dog.png")]
-    assert stems(paths) == ["Cat", "cat-2", "Cat-3", "dog"]
 
 
 def test_labels_come_from_a_file(run: Run) -> None:
@@ -297,14 +298,17 @@ def test_ctrl_c_finishes_the_pictures_at_hand(run: Run) -> None:
         "photos", "--model", "tiny.safetensors", "--device", "cpu", "-o", "out", "-c", "sky, tree"
     )
     assert process.stdout is not None
-    while "-> " not in process.stdout.readline():  # the first is told of
+    while ".jpg: " not in process.stdout.readline():  # the first is told of
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (shell.INTERRUPTED, "sanseg: interrupted\n")
-    stems = {path.name.partition(".")[0] for path in Path("out").iterdir()}
+    assert process.returncode == shell.INTERRUPTED
+    stems = {path.name.partition(".")[0] for path in Path("out").glob("*.json")}
     assert 0 < len(stems) < 100
-    assert files() == {f"{stem}.{kind}" for stem in stems for kind in ("overlay.png", "index.png", "json")}
+    assert error == f"sanseg: interrupted, {202 - len(stems)} pictures are left: the same command goes on\n"
+    written = {f"{stem}.{kind}" for stem in stems for kind in ("overlay.png", "index.png", "json")}
+    assert files() - {"deep"} == written | {"manifest.jsonl", "index.html", "index_files"}
+    assert len(Path("out/manifest.jsonl").read_text().splitlines()) == 1 + len(stems)
     for stem in stems:
         Image.open(f"out/{stem}.overlay.png").load()
         assert index(stem).shape == (600, 900)
@@ -323,3 +327,68 @@ def test_ctrl_c_ends_cleanly(run: Run) -> None:
     assert process.returncode == shell.INTERRUPTED
     assert error == "sanseg: interrupted\n"
     assert out == ""
+
+
+def test_a_folder_ends_with_a_summary_and_goes_on_where_it_was(run: Run) -> None:
+    Path("photos/bad.jpg").write_bytes(b"no picture")
+    result = segment(run, photos=("photos",), code=shell.SOME_FAILED)
+    assert re.search(r"label\W+pictures\W+share of all pixels\W+mean confidence", result.stdout)
+    assert f"to look at and to sort: {Path('out/index.html')}\n" in result.stdout
+    assert f"2 of 3 segmented into {Path('out').resolve()}" in result.stdout
+    assert "done before" not in result.stdout
+    assert "one.png: " in result.stdout
+    before = Path("out/one.json").stat().st_mtime_ns
+    Path("photos/deep/two.png").unlink()
+    result = segment(run, photos=("photos",), code=shell.SOME_FAILED)
+    assert "1 done before, 1 to do, 1 failed before\n" in result.stdout
+    assert "no longer there, their results stay: deep/two.png\n" in result.stdout
+    assert "one.png: " not in result.stdout
+    assert result.stderr.startswith("failed: ")
+    Path("photos/bad.jpg").unlink()
+    Image.open("photos/one.png").rotate(180).save("photos/one.png")
+    result = segment(run, photos=("photos",))
+    assert "changed since they were done: one.png\n" in result.stdout
+    assert before != Path("out/one.json").stat().st_mtime_ns
+
+
+def test_pictures_of_a_folder_are_chosen(run: Run) -> None:
+    segment(run, "--include", "*.png", "--exclude", "deep", photos=("photos",))
+    assert "one.json" in files()
+    assert "deep" not in files()
+    segment(run, "-o", "other", "--include", "two.*", photos=("photos",))
+    assert "one.json" not in files("other")
+    assert "two.json" in files("other/deep")
+    for option in (("--include", "*"), ("--exclude", "*.gif"), ("--overwrite",)):
+        told = segment(run, *option, code=shell.BAD_USE).stderr
+        assert told == "sanseg: --include, --exclude and --overwrite are for folders: give one\n"
+
+
+def test_other_words_need_another_folder_or_overwrite(run: Run) -> None:
+    segment(run, photos=("photos",))
+    told = segment(run, "-c", "dog", photos=("photos",), code=shell.BAD_USE).stderr
+    assert "out holds results of the words 'sky, tree | woods, cat'" in told
+    assert "give another --out, or --overwrite to begin afresh\n" in told
+    segment(run, "-c", "dog", "--overwrite", photos=("photos",))
+    assert json.loads(Path("out/one.json").read_text())["labels"][0]["label"] == "dog"
+
+
+def test_encoded_pictures_are_kept_where_they_are_wanted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(folder: str) -> int:
+        return len(list(Path(folder).rglob("*.safetensors")))
+
+    segment(run, photos=("photos",))
+    assert kept("out") == 0
+    segment(run, "--keep-encoded", "--overwrite", photos=("photos",))
+    assert kept("out/.encoded") == 2
+    segment(run, "-o", "one", "--encoded", "elsewhere")
+    assert (kept("one"), kept("elsewhere")) == (0, 1)
+    monkeypatch.setattr(SAN, "propose", lambda *_: pytest.fail("the network is not needed"))
+    segment(run, "-c", "dog", "--overwrite", "--keep-encoded", photos=("photos",))
+    segment(run, "-o", "one", "-c", "dog", "--encoded", "elsewhere")
+
+
+def test_workers_are_processes(run: Run) -> None:
+    told = segment(run, "--workers", "0", photos=("photos",), code=shell.BAD_USE).stderr
+    assert told == "sanseg: 0 workers cannot do anything: give 1 or more\n"
+    assert "2 of 2 segmented" in segment(run, "--workers", "2", photos=("photos",)).stdout
+    assert "two.json" in files("out/deep")

@@ -18,7 +18,7 @@ PACKAGE = Path(sanseg.__file__).parent
 ROWS = (
     {"__main__"},
     {"cli", "serve", "batch", "export"},
-    {"report"},
+    {"report", "folders"},
     {
         "segmenter",
         "windows",

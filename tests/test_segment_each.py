@@ -90,7 +90,7 @@ def test_pictures_in_memory_are_bounded(
     monkeypatch.setattr(segmenter_module, "LANES", 2)
     asked, lock = count(), threading.Lock()
     held = most = 0
-    read = segmenter._read
+    read = segmenter.read
 
     def reading(source: np.ndarray) -> Picture:
         nonlocal held, most
@@ -104,7 +104,7 @@ def test_pictures_in_memory_are_bounded(
         with lock:
             held -= 1
 
-    monkeypatch.setattr(segmenter, "_read", reading)
+    monkeypatch.setattr(segmenter, "read", reading)
     endless = (picture(40, 60, number) for number in asked)
     answers = segmenter.segment_each(endless, WORDS, then, batch_size=batch_size)
     for _ in range(20):

@@ -11,6 +11,8 @@ NEEDED = (
     "sanseg/distractors.txt",
     "sanseg/data/labels/ade20k_847.txt",
     "sanseg/report/page.html.jinja",
+    "sanseg/folders/index.html.jinja",
+    "sanseg/folders/index.js",
     "sanseg/model/assets/mini.safetensors",
     "sanseg/model/assets/bpe_simple_vocab_16e6.txt.gz",
     "licenses/LICENSE",

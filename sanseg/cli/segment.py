@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from itertools import count
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from sanseg.cli import segment_large
-from sanseg.cli.shell import EXIT_CODES, SOME_FAILED, app, complain, mistakes_in_one_line
+from sanseg.cli.segment_screen import Screen
+from sanseg.cli.shell import EXIT_CODES, INTERRUPTED, SOME_FAILED, app, complain, mistakes_in_one_line
 from sanseg.cli.words_options import (
     Classes,
     Labels,
@@ -26,14 +24,6 @@ from sanseg.cli.words_options import (
     Threshold,
     read_words,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sanseg.images import ImageSource
-    from sanseg.segmentation import Segmentation
-    from sanseg.segmenter import Segmenter
-    from sanseg.vocabulary import Vocabulary
 
 
 @app.command(epilog=EXIT_CODES)
@@ -65,6 +55,31 @@ def segment(
     formats: Annotated[
         str, typer.Option("--format", help="What to write, with commas; docs/FORMATS.md says what each is.")
     ] = "overlay,index,json",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only such pictures of a folder: '*.jpg', 'trip/*', or a folder's name. Repeatable."
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not such pictures; as --include, and stronger. Repeatable.")
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Remove what an earlier run of a folder wrote, and do all again."),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that share the pictures; each loads the model.")
+    ] = 1,
+    keep_encoded: Annotated[
+        bool,
+        typer.Option(
+            "--keep-encoded", help="Keep what the network says of each picture: new words need no network."
+        ),
+    ] = False,
+    encoded: Annotated[
+        Path | None, typer.Option(help="Keep that in this folder, not in OUT/.encoded.", show_default=False)
+    ] = None,
     window: segment_large.Window = None,
     overlap: segment_large.Overlap = None,
     bands: segment_large.Bands = "",
@@ -76,7 +91,8 @@ def segment(
 
     Writes PHOTO.index.png, whose pixels are indices into the labels, and beside it the overlay and the numbers; or
     other formats: masks, csv, confidence, scores, coco-rle, coco-polygons, yolo, labelme, label-studio, cvat, geojson.
-    Large TIFFs go by windows, into PHOTO.index.tif and PHOTO.confidence.tif.
+    A folder's tree is kept in OUT, with manifest.jsonl, index.html, and what is done already left alone. Large TIFFs
+    go by windows, into PHOTO.index.tif and PHOTO.confidence.tif.
     """
     with mistakes_in_one_line():
         vocabulary = read_words(
@@ -89,85 +105,62 @@ def segment(
             threshold=threshold,
             temperature=temperature,
         )
+        patterns = tuple(include or ()), tuple(exclude or ())
+        large = segment_large.Large(window, overlap, bands, stretch, max_megapixels)
+        is_folder = any(Path(photo).is_dir() for photo in photos)
+        if not is_folder and (overwrite or any(patterns)):
+            raise ValueError("--include, --exclude and --overwrite are for folders: give one")
+        if is_folder and large.asked:
+            raise ValueError(
+                "a folder's pictures do not go by windows: give the large ones by name, or as a pattern"
+            )
         from sanseg.devices import name_dtype
+        from sanseg.folders.folder import Crew, segment_files, segment_folder
+        from sanseg.folders.keep import ENCODED
+        from sanseg.folders.walk import Patterns, find_files, find_folder, stems
+        from sanseg.folders.work import Settings
         from sanseg.formats import check
-        from sanseg.images import find_images
         from sanseg.segmenter import load
 
         chosen = check(name.strip() for name in formats.split(","))
-        paths = find_images(photos)
-        stem_of = dict(zip(paths, stems(paths), strict=True))
-        large = segment_large.Large(window, overlap, bands, stretch, max_megapixels)
+        kept = out / ENCODED if keep_encoded and encoded is None else encoded
+        settings = Settings(out, vocabulary, chosen, kept)
+        found = find_folder(photos, out, Patterns(*patterns)) if is_folder else None
+        paths = [] if is_folder else find_files(photos, out)
+        stem_of = dict(zip(paths, stems([path.name for path in paths]), strict=True))
         by_windows = {path: stem_of.pop(path) for path in paths if large.takes(path)}
         options = large.options(chosen) if by_windows else None
-        segmenter = load(model, device, dtype=dtype, clip=clip)
+        loader = partial(load, model, device, dtype=dtype, clip=clip)
+        crew = Crew(loader(), loader, workers)
+        network = crew.segmenter.san
         console = Console(quiet=quiet)
-        console.print(f"{escape(model)} on {segmenter.device} in {name_dtype(segmenter.san.nothing.dtype)}")
-        failed = segment_all(segmenter, vocabulary, stem_of, out, console, chosen)
-        if options is not None:
-            failed += segment_large.segment_by_windows(
-                segmenter, vocabulary, by_windows, out, options, console
+        screen = Screen(console, out)
+        screen.say(f"{model} on {crew.segmenter.device} in {name_dtype(network.nothing.dtype)}")
+        with screen:
+            screen.read_words(crew.segmenter, vocabulary)
+            if found is None:
+                screen.begin(len(stem_of))
+                outcome = segment_files(stem_of, crew, settings, each=screen.table)
+            else:
+                outcome = segment_folder(
+                    found, crew, settings, overwrite=overwrite, planned=screen.planned, each=screen.line
+                )
+        if options is not None and not outcome.stopped:
+            large_failed = segment_large.segment_by_windows(
+                crew.segmenter, vocabulary, by_windows, out, options, console
             )
-        if segmenter.text_cache.trouble:
-            complain(segmenter.text_cache.trouble)
-        console.print(
-            f"{len(paths) - len(failed)} of {len(paths)} segmented into {escape(str(out.resolve()))}"
-        )
-    for line in failed:
-        complain(f"failed: {line}")
-    if failed:
+            outcome = replace(
+                outcome,
+                failed=[*outcome.failed, *large_failed],
+                by_windows=(len(by_windows), len(large_failed)),
+            )
+        if crew.segmenter.text_cache.trouble:
+            complain(crew.segmenter.text_cache.trouble)
+        screen.end(outcome)
+    for name, reason in outcome.failed:
+        complain(f"failed: {reason if name in reason else f'{name}: {reason}'}")
+    if outcome.stopped:
+        complain(f"sanseg: interrupted{screen.how_to_go_on(outcome, overwrite=overwrite)}")
+        raise typer.Exit(INTERRUPTED)
+    if outcome.failed:
         raise typer.Exit(SOME_FAILED)
-
-
-def segment_all(
-    segmenter: Segmenter,
-    vocabulary: Vocabulary,
-    stem_of: Mapping[Path, str],
-    out: Path,
-    console: Console,
-    formats: Sequence[str],
-) -> list[str]:
-    """Segments, saves and tells of each picture. Returns a line for each that failed."""
-    from sanseg.formats import FORMATS
-    from sanseg.segmenter import Failure
-
-    paths = list(stem_of)
-
-    def save(path: ImageSource, result: Segmentation) -> tuple[str, Table]:
-        assert isinstance(path, Path)
-        files = result.save(out, stem_of[path], formats, picture=path.name)
-        return ", ".join(map(str, files.values())), result.table()
-
-    failed = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        words = progress.add_task("words", total=sum(map(len, vocabulary.names)) + len(vocabulary.rivals))
-        segmenter.classifier(vocabulary, lambda encoded: progress.advance(words, encoded))
-        progress.remove_task(words)
-        # vocabulary.other, even if it is (): "auto" would find some.
-        queries = any(FORMATS[name].queries for name in formats)
-        with closing(
-            segmenter.segment_each(paths, vocabulary, save, vocabulary.other, proposals=queries)
-        ) as saved:
-            tracked = progress.track(paths, description="pictures")
-            for path, done in zip(tracked, saved, strict=True):
-                if isinstance(done, Failure):
-                    reason = str(done.error)
-                    failed.append(reason if str(path) in reason else f"{path}: {reason}")
-                else:
-                    files, table = done
-                    console.print(f"\n{escape(str(path))} -> {escape(files)}", soft_wrap=True)
-                    console.print(table)
-    return failed
-
-
-def stems(paths: Sequence[Path]) -> list[str]:
-    """A file name without suffix for each picture: its own, numbered where several share it."""
-    taken: set[str] = set()
-    chosen = []
-    for path in paths:
-        names = (path.stem if number == 1 else f"{path.stem}-{number}" for number in count(1))
-        stem = next(name for name in names if name.casefold() not in taken)
-        taken.add(stem.casefold())  # some file systems do not tell Cat from cat
-        chosen.append(stem)
-    return chosen

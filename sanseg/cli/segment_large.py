@@ -128,8 +128,8 @@ def segment_by_windows(
     out: Path,
     options: Options,
     console: Console,
-) -> list[str]:
-    """Segments each picture of `stem_of`, one after the other. Returns a line for each that failed."""
+) -> list[tuple[str, str]]:
+    """Segments each picture of `stem_of`, one after the other. Returns what failed, and why."""
     from sanseg import geo
     from sanseg.large.run import segment_large
 
@@ -153,7 +153,7 @@ def segment_by_windows(
                     lambda done, of, bar=bar, task=task: bar.update(task, completed=done, total=of),  # type: ignore[misc]
                 )
         except (ValueError, OSError) as error:
-            failed.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            failed.append((str(path), str(error)))
         except KeyboardInterrupt:
             complain(f"{path}: what is done is kept, the same command goes on")
             raise

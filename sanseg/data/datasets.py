@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sanseg.data import coco, folder, voc, yolo
+from sanseg.data import coco, folder, segmented, voc, yolo
 from sanseg.data.files import Files, IndexMap, read_vocabulary
 from sanseg.images import read_image
 
@@ -41,6 +41,12 @@ FORMATS: dict[str, Format] = {
         folder.lacks,
         folder.find_splits,
         folder.read_folder,
+    ),
+    "segmented": Format(
+        f"{segmented.MANIFEST} and label maps, as sanseg segment FOLDER writes them",
+        segmented.lacks,
+        segmented.find_splits,
+        segmented.read_segmented,
     ),
     "coco-panoptic": Format(
         "annotations/panoptic_SPLIT.json, the PNGs in annotations/panoptic_SPLIT/, pictures in SPLIT/",

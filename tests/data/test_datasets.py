@@ -287,7 +287,7 @@ def test_the_form_is_found_or_what_each_lacks_is_told(tmp_path: Path) -> None:
     for form in FORMATS:
         assert f"for {form}" in str(told.value)
     with pytest.raises(
-        ValueError, match="form 'cityscapes' is unknown: use auto, or one of folder, coco-pan"
+        ValueError, match="form 'cityscapes' is unknown: use auto, or one of folder, segmented"
     ):
         SegmentationSet.open(tmp_path, form="cityscapes")
     folder = write_set(tmp_path / "set", {"a": stripes()}, ["cat", "dog"])

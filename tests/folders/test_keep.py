@@ -1,0 +1,121 @@
+"""Encoded pictures on disk: new words need no network, answers are the same, and damage costs only time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sanseg.folders.keep import KeptPictures
+from sanseg.model.san import SAN, Proposals
+from sanseg.segmenter import Segmenter
+from sanseg.vocabulary import Vocabulary
+from tests.folders.pictures import WORDS, paint, segmented, tree
+
+NEW = Vocabulary.from_text("dog, house").with_other("river")
+
+
+class Counting:
+    """The SAN, and how many pictures went through it."""
+
+    def __init__(self, san: SAN) -> None:
+        self.san = san
+        self.pictures = 0
+
+    def propose(self, image_B3HW: Tensor) -> Proposals:
+        self.pictures += len(image_B3HW)
+        return self.san.propose(image_B3HW)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for seed in range(3):
+        paint(tmp_path / f"photos/{seed}.png", seed, (50 + 9 * seed, 40))
+    return tmp_path / "photos"
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_new_words_need_no_network_and_give_the_same_bytes(
+    photos: Path, tmp_path: Path, tiny_san: SAN, dtype: torch.dtype
+) -> None:
+    network = Counting(tiny_san.to(dtype))
+    segmenter = Segmenter(tiny_san, proposer=network)
+    kept = tmp_path / "kept"
+    formats = ("overlay", "index", "json")
+    segmented(photos, tmp_path / "first", segmenter, encoded=kept, formats=formats)
+    assert (network.pictures, len(files(kept))) == (3, 3)
+    for words, folder in ((WORDS, "second"), (NEW, "new")):
+        segmented(photos, tmp_path / folder / "first", segmenter, words, encoded=kept, formats=formats)
+        assert network.pictures == 3
+    segmented(photos, tmp_path / "fresh" / "first", segmenter, NEW, formats=formats)
+    assert network.pictures == 6
+    assert tree(tmp_path / "new/first") == tree(tmp_path / "fresh/first")
+    one, two = tree(tmp_path / "first"), tree(tmp_path / "second/first")
+    del one["index.html"], two["index.html"]  # they say where the photos are
+    assert one == two
+
+
+def test_a_picture_is_known_by_its_content_and_its_network(
+    photos: Path, tmp_path: Path, tiny_san: SAN
+) -> None:
+    kept = tmp_path / "kept"
+    network = Counting(tiny_san)
+    segmented(photos, tmp_path / "a", Segmenter(tiny_san, proposer=network), encoded=kept)
+    photos.rename(tmp_path / "moved")
+    moved = tmp_path / "moved"
+    (moved / "0.png").rename(moved / "other name.png")
+    segmented(moved, tmp_path / "b", Segmenter(tiny_san, proposer=network), encoded=kept)
+    assert network.pictures == 3
+    paint(moved / "1.png", seed=8)
+    segmented(moved, tmp_path / "b", Segmenter(tiny_san, proposer=network), encoded=kept)
+    assert (network.pictures, len(files(kept))) == (4, 4)
+    segmented(moved, tmp_path / "c", Segmenter(tiny_san, proposer=network, resize="demo"), encoded=kept)
+    assert network.pictures == 7
+    tiny_san.nothing.data += 1
+    segmented(moved, tmp_path / "d", Segmenter(tiny_san, proposer=network), encoded=kept)
+    assert network.pictures == 10
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "flipped", "swapped", "shape"])
+def test_damage_costs_only_time(photos: Path, tmp_path: Path, tiny_san: SAN, damage: str) -> None:
+    kept, network = tmp_path / "kept", Counting(tiny_san)
+    segmenter = Segmenter(tiny_san, proposer=network)
+    segmented(photos, tmp_path / "a/out", segmenter, encoded=kept)
+    file, *others = files(kept)
+    whole = file.read_bytes()
+    if damage == "flipped":
+        middle = len(whole) // 2
+        file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    elif damage == "swapped":
+        file.write_bytes(others[0].read_bytes())  # whole, but of another picture
+    elif damage == "shape":
+        file.write_bytes(whole.replace(b'"F32"', b'"I32"'))
+    else:
+        file.write_bytes(whole[: 0 if damage == "empty" else len(whole) // 2])
+    segmented(photos, tmp_path / "b/out", segmenter, encoded=kept)
+    assert network.pictures == 4
+    assert tree(tmp_path / "a/out").keys() == tree(tmp_path / "b/out").keys()
+    assert tree(tmp_path / "a/out")["0.index.png"] == tree(tmp_path / "b/out")["0.index.png"]
+    assert file.read_bytes() == whole, "and it is written again"
+
+
+def test_what_is_kept_is_what_was_encoded(photos: Path, tmp_path: Path, segmenter: Segmenter) -> None:
+    kept = KeptPictures(tmp_path / "kept", "network", segmenter)
+    assert kept.get("00") is None
+    encoded = segmenter.encode(photos / "2.png")
+    kept.put("00", encoded)
+    found = kept.get("00")
+    assert found is not None
+    proposals, geometry = found
+    assert geometry == encoded.geometry
+    for name in ("mask_logits", "embeddings"):
+        np.testing.assert_array_equal(getattr(proposals, name), getattr(encoded.proposals, name))
+    assert kept.get("01") is None
+    assert KeptPictures(tmp_path / "kept", "another", segmenter).get("00") is None
