@@ -24,7 +24,7 @@ METADATA = "sanseg-vocabulary"  # the one key of its metadata: several would be 
 
 LABEL_KEYS = ("id", "name", "synonyms", "colour", "threshold")
 SETTING_KEYS = ("labels", "other", "not", "templates", "synonyms", "threshold", "temperature")
-TOLD = ("sanseg", "vocabulary", "calibration")  # what files written here say of themselves; nothing reads it
+TOLD = ("sanseg", "vocabulary")  # what files written here say of themselves; nothing reads it
 
 
 @dataclass(frozen=True)

@@ -90,16 +90,17 @@ def find_pairs(words: Sequence[str], cosines: NDArray[np.float32], scale: float)
 def find_oddities(name: str, tokenizer: Tokenizer, wording: Iterable[str], context: int) -> list[str]:
     """What may keep a text tower from knowing a name: a line each."""
     found = []
-    for word in dict.fromkeys(clean(name).split()):
+    words = list(dict.fromkeys(clean(name).split()))
+    foreign = [word for word in words if any(one.isalpha() and not _latin(one) for one in word)]
+    for word in words:
         pieces = len(tokenizer.encode(word))
-        if pieces >= PIECES and any(letter.isalpha() for letter in word):
+        if pieces >= PIECES and word not in foreign and any(letter.isalpha() for letter in word):
             found.append(
                 f"{name}: {word!r} falls into {pieces} pieces, so it was rare in training: try a common word"
             )
-    foreign = "".join(dict.fromkeys(one for one in name if one.isalpha() and not _latin(one)))
     if foreign:
         found.append(
-            f"{name}: {foreign[:10]!r} is not Latin script, and CLIP read English: write it in English"
+            f"{name}: {foreign[0]!r} is not in Latin script, and CLIP read English: write it in English"
         )
     elif not any(one.isalpha() for one in name):
         found.append(f"{name}: it has no letters, and means little to a text tower: write what it is")

@@ -35,7 +35,7 @@ def test_pairs_are_ordered_by_their_cosine() -> None:
         ("café au lait", None),
         ("t-shirt", None),
         ("xqzvbrtk", "falls into"),
-        ("собака", "is not Latin script"),
+        ("собака", "is not in Latin script"),
         ("1234", "has no letters"),
         ("🐈", "has no letters"),
         (" ".join(["sofa"] * 80)[:250] + " a b c d e f g h i j k l m n o p q r s t u v w", "are cut off"),
