@@ -7,7 +7,7 @@ SOURCES := pyproject.toml $(shell find sanseg -type f -not -path '*/__pycache__/
 OLDEST_OPEN_CLIP := 2.24.0
 # A worker for each core; the networks of the tests are too small to gain from threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
-WORDS := cat, person, helmet, cup, spoon, table
+WORDS := cat, person, helmet, coffee cup, spoon, table
 
 .PHONY: demo test check clean
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SHOWN = {"cat": "cat", "astronaut": "person", "coffee": "cup"}  # photo: what covers a good part of it
+SHOWN = {"cat": "cat", "astronaut": "person", "coffee": "coffee cup"}  # photo: what covers a good part of it
 AT_LEAST = 0.1  # of the picture
 
 

@@ -17,7 +17,7 @@ NEEDED = (
     "sanseg/model/assets/bpe_simple_vocab_16e6.txt.gz",
     "licenses/LICENSE",
     "LICENSE-CLIP",
-    "LICENSE-EFFICIENTNET-LITE0",
+    "LICENSE-EFFICIENTNET-LITE2",
 )
 LARGEST = 41e6  # bytes: 40 MB of model, and the code
 

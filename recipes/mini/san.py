@@ -77,9 +77,9 @@ STAGES = (Stage(0, 320, 256, 16, 4), Stage(2_000, 448, 384, 8, 2))
 # How strongly a ground-truth bias turns [SLS] tokens away from the rest of the picture: drawn between these.
 HARDNESS = (3.0, 12.0)
 SHAKEN = 0.3  # length of the noise that a label's unit embedding gets, in half of the steps
-# Of the guesses in what is written; in training they count once. Names of the training lists come out alike either
+# Of the guesses in what is written, in training it is 1. Names of the training lists come out alike either
 # way; those that no training saw, only the classifier may know.
-GAIN = 2.0
+GAIN = 1.5
 LEARNING_RATE, WARM_UP = 8e-4, 100
 AVERAGE = 0.995  # how much of the average of weights a step keeps
 
