@@ -86,16 +86,22 @@ def wordnet_synsets(folder: Path) -> dict[str, tuple[str, ...]]:
     return synsets
 
 
-def wordnet_synonyms(folder: Path, synsets: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Lemmas that share the sense that is the first of each: what they mean when nothing else is said.
-
-    A synset that holds a word which the measure of synonyms asks for is left out.
-    """
+def wordnet_first_senses(folder: Path) -> dict[str, str]:
+    """The synset that is the first sense of each noun, in lower case."""
     first = {}
     for line in (folder / "index.noun").read_text(encoding="utf-8").splitlines():
         if not line.startswith(" "):
             fields = line.split()
             first[fields[0].replace("_", " ")] = fields[-int(fields[2])]
+    return first
+
+
+def wordnet_synonyms(folder: Path, synsets: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Lemmas that share the sense that is the first of each: what they mean when nothing else is said.
+
+    A synset that holds a word which the measure of synonyms asks for is left out.
+    """
+    first = wordnet_first_senses(folder)
     asked = {synonym.casefold() for synonym in read_pairs().values()}
     groups = []
     for synset, lemmas in synsets.items():
@@ -184,6 +190,85 @@ def drawn_together(texts: list[str], rows: Tensor, groups: list[tuple[str, ...]]
     return F.normalize(moved, dim=-1)
 
 
+def read_targets(run: Path) -> tuple[list[str], Tensor, Tensor]:
+    """All texts, how often each is drawn, and what it is to become, float16 (len(texts), E)."""
+    stored = torch.load(run / "text_targets.pt", weights_only=True)
+    return stored["texts"], stored["weight"], stored["targets"]
+
+
+def train(
+    checkpoint: Path,
+    tower: TextTower,
+    texts: list[str],
+    weight: Tensor,
+    wanted: Tensor,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+) -> None:
+    """Teaches the tower its targets; its state and log lie at `checkpoint` and beside it, and it goes on from there."""
+    tokens = Tokenizer(CLIP_MINI.text.merges)(texts, CLIP_MINI.text.context)
+    lengths = (tokens > 0).sum(1)
+    decayed = [p for p in tower.parameters() if p.ndim > 1]
+    rest = [p for p in tower.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+    warm_up, step = steps // 10, 0
+    drawn: list[Tensor] = []
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / warm_up, max(0.0, 1 - n / steps) ** 0.9)
+    )
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        tower.load_state_dict(state["tower"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        step = state["step"]
+    log, started = checkpoint.with_suffix(".jsonl").open("a"), time.time()
+    while step < steps:
+        # Eight batches are drawn at once and sorted by length, so that short names are not padded to captions.
+        if step % 8 == 0 or not drawn:
+            generator = torch.Generator().manual_seed(step // 8)
+            pool = torch.multinomial(weight, 8 * batch, generator=generator)
+            drawn = list(pool[lengths[pool].argsort()].chunk(8))
+        some = drawn[step % 8]
+        shown = tokens[some, : int(lengths[some].max())]
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = tower(shown)
+        embedding, target = embedding.float(), wanted[some].float()
+        cosine = (embedding * target).sum(1).mean()
+        apart = F.cross_entropy(embedding @ target.T / 0.05, torch.arange(len(some)))
+        loss = 10 * (1 - cosine) + apart
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        step += 1
+        if step % 50 == 0:
+            line = {
+                "step": step,
+                "cosine": cosine.item(),
+                "contrast": apart.item(),
+                "seconds": time.time() - started,
+            }
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            print(line, flush=True)
+        if step % 500 == 0 or step == steps:
+            state = {
+                "tower": tower.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step,
+            }
+            torch.save(state, f"{checkpoint}.part")
+            Path(f"{checkpoint}.part").replace(checkpoint)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -206,71 +291,17 @@ def main() -> None:
         )
         torch.save({"texts": texts, "weight": weight, "targets": rows.half()}, f"{prepared}.part")
         Path(f"{prepared}.part").replace(prepared)
-    stored = torch.load(prepared, weights_only=True)
-    texts, weight, wanted = stored["texts"], stored["weight"], stored["targets"]
-    tokens = Tokenizer(CLIP_MINI.text.merges)(texts, CLIP_MINI.text.context)
-    lengths = (tokens > 0).sum(1)
-
-    tower = TextTower(CLIP_MINI)
-    decayed = [p for p in tower.parameters() if p.ndim > 1]
-    rest = [p for p in tower.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}],
-        lr=1e-3,
-        betas=(0.9, 0.98),
+    texts, weight, wanted = read_targets(options.run)
+    train(
+        options.run / "text.pt",
+        TextTower(CLIP_MINI),
+        texts,
+        weight,
+        wanted,
+        options.steps,
+        options.batch,
+        1e-3,
     )
-    warm_up, step = 200, 0
-    drawn: list[Tensor] = []
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda n: min((n + 1) / warm_up, max(0.0, 1 - n / options.steps) ** 0.9)
-    )
-    checkpoint = options.run / "text.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        tower.load_state_dict(state["tower"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        step = state["step"]
-    log, started = (options.run / "text.jsonl").open("a"), time.time()
-    while step < options.steps:
-        # Eight batches are drawn at once and sorted by length, so that short names are not padded to captions.
-        if step % 8 == 0 or not drawn:
-            generator = torch.Generator().manual_seed(step // 8)
-            pool = torch.multinomial(weight, 8 * options.batch, generator=generator)
-            drawn = list(pool[lengths[pool].argsort()].chunk(8))
-        some = drawn[step % 8]
-        batch = tokens[some, : int(lengths[some].max())]
-        with torch.autocast("cpu", torch.bfloat16):
-            embedding = tower(batch)
-        embedding, target = embedding.float(), wanted[some].float()
-        cosine = (embedding * target).sum(1).mean()
-        apart = F.cross_entropy(embedding @ target.T / 0.05, torch.arange(len(some)))
-        loss = 10 * (1 - cosine) + apart
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        step += 1
-        if step % 50 == 0:
-            line = {
-                "step": step,
-                "cosine": cosine.item(),
-                "contrast": apart.item(),
-                "seconds": time.time() - started,
-            }
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            print(line, flush=True)
-        if step % 500 == 0 or step == options.steps:
-            state = {
-                "tower": tower.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "step": step,
-            }
-            torch.save(state, f"{checkpoint}.part")
-            Path(f"{checkpoint}.part").replace(checkpoint)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ SCRIPTS = (
     "text",
     "examples",
     "san",
+    "kinds",
 )
 UNKNOWN, OTHER = 255, 254
 
