@@ -79,7 +79,7 @@ HARDNESS = (3.0, 12.0)
 SHAKEN = 0.3  # length of the noise that a label's unit embedding gets, in half of the steps
 # Of the guesses in what is written, in training it is 1. Names of the training lists come out alike either
 # way; those that no training saw, only the classifier may know.
-GAIN = 1.5
+GAIN = 1.25
 LEARNING_RATE, WARM_UP = 8e-4, 100
 AVERAGE = 0.995  # how much of the average of weights a step keeps
 
