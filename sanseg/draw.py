@@ -123,7 +123,7 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}: choose one from 0 (the picture) to 1 (the colours)")
     table = colour_table(len(labels), colours)
-    painted = Image.blend(Image.fromarray(image), Image.fromarray(table[label_map]), opacity)
+    painted = Image.blend(Image.fromarray(image), Image.fromarray(table.take(label_map, axis=0)), opacity)
     scale = (painted.width * painted.height) ** 0.5
     borders = Image.fromarray(_borders(label_map, max(1, round(scale / 700))))
     painted.paste((255, 255, 255), mask=borders)

@@ -473,7 +473,7 @@ def encode_png(
     for keyword, value in (text or {}).items():
         chunks.add_text(keyword, value)
     data = io.BytesIO()
-    # Photos hardly repeat themselves, so looking for repetitions is most of the work and gains nothing.
-    strategy = {"compress_type": zlib.Z_RLE} if picture.mode == "RGB" else {}
+    # Looking for repetitions is most of the work. Photos hardly repeat themselves, label maps mostly within a row.
+    strategy = {"compress_type": zlib.Z_RLE} if picture.mode in ("RGB", "P") else {}
     picture.save(data, format="PNG", pnginfo=chunks, **strategy)
     return data.getvalue()

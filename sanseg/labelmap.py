@@ -175,7 +175,7 @@ def _checked(mask_logits_Qhw: Tensor, probabilities_QR: Tensor) -> tuple[Tensor,
             " wanted (Q, h, w) and (Q, R), of one picture"
         )
     for what, tensor in (("mask logits", mask_logits_Qhw), ("probabilities", probabilities_QR)):
-        if not tensor.isfinite().all():
+        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # NaN is both
             raise ValueError(f"{what} hold NaN or infinity: run the model in float32 or bfloat16")
     masks = mask_logits_Qhw.detach().float()
     return masks, probabilities_QR.detach().to(masks.device, torch.float32)
@@ -244,7 +244,7 @@ class _Resized:
         self.weight = None if view.weight is None else (view.weight[0], [view.weight[1][x] for x in columns])
         reaches = [_reach(across_wW[:, x].any(1)) for x in columns]
         self.across = [(w, across_wW[w, x].contiguous()) for w, x in zip(reaches, columns, strict=True)]
-        self.rounding = 1e-6 * masks_Qhw.abs().amax()
+        self.rounding = 1e-6 * torch.stack(masks_Qhw.aminmax()).abs().amax()
 
     def band(self, rows: slice) -> _Band:
         reach = _reach(self.down_Hh[rows].any(0))
@@ -318,7 +318,14 @@ class _Room:
             own_q = asked_q if len(bands) == 1 else asked_q[(before <= asked_q) & (asked_q < after)] - before
             w, across_wx = band.across[tile]
             resized = logits_qP[done : done + len(own_q)].view(len(own_q) * y, x)
-            resized.addmm_(band.mask_logits[:, :, w][own_q].flatten(0, 1), across_wx, beta=0).sigmoid_()
+            # Mostly all queries are asked: their masks are multiplied where they lie.
+            every = len(own_q) == len(band.mask_logits)
+            near = (
+                band.mask_logits.flatten(0, 1)[:, w]
+                if every
+                else band.mask_logits[:, :, w][own_q].flatten(0, 1)
+            )
+            resized.addmm_(near, across_wx, beta=0).sigmoid_()
             if band.weight is not None:
                 resized.view(len(own_q), y, x).mul_(band.weight[tile])
             before, done = after, done + len(own_q)

@@ -73,12 +73,12 @@ class Encoded:
     """A picture that was read once and can be asked any number of vocabularies.
 
     proposals: of a batch of one, on the model's device.
-    image: uint8 (H, W, 3), RGB, as it came.
+    image: uint8 (H, W, 3), RGB, as it came; None where it was not kept.
     """
 
     proposals: Proposals
     geometry: Geometry
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] | None
     segmenter: Segmenter
 
     def segment(self, vocabulary: Words, other: Other = "auto", *, proposals: bool = False) -> Segmentation:

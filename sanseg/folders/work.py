@@ -106,10 +106,9 @@ class Hand:
     def _segment(self, path: Path, sha256: str) -> tuple[Segmentation, float]:
         """The answer, and the seconds that it waited for others."""
         known = self.kept.get(sha256) if self.kept else None
-        asked = time.perf_counter()
         if known is not None:
-            image = read_image(path)
-            if image.shape[:2] == known[1].original:
+            image = read_image(path) if self._looked_at else None
+            if image is None or image.shape[:2] == known[1].original:
                 asked = time.perf_counter()
                 with self._turn:
                     waited = time.perf_counter() - asked
@@ -124,6 +123,11 @@ class Hand:
         if self.kept:
             self.kept.put(sha256, encoded)
         return result, waited
+
+    @property
+    def _looked_at(self) -> bool:
+        """Whether anything that is written shows the picture."""
+        return self.settings.thumbnails or any(FORMATS[name].image for name in self.settings.formats)
 
     def _answer(self, encoded: Encoded) -> Segmentation:
         queries = any(FORMATS[name].queries for name in self.settings.formats)

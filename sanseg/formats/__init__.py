@@ -16,7 +16,7 @@ __all__ = ["DEFAULT", "FORMATS", "Format", "Options", "check", "of_ending"]
 DEFAULT = ("overlay", "index", "json")
 
 FORMATS = {
-    "overlay": Format(".overlay.png", "the picture painted, with a legend", pictures.overlay),
+    "overlay": Format(".overlay.png", "the picture painted, with a legend", pictures.overlay, image=True),
     "index": Format(".index.png", "the label map, with a palette and the names", pictures.index),
     "masks": Format(".masks", "a folder with a black and white PNG for each label", pictures.masks),
     "json": Format(".json", "words and areas", numbers.to_json),
@@ -26,7 +26,7 @@ FORMATS = {
     "coco-rle": Format(".coco-rle.json", "COCO annotations, run lengths", coco.run_lengths),
     "coco-polygons": Format(".coco-polygons.json", "COCO annotations, polygons", coco.polygons),
     "yolo": Format(".txt", "YOLO segmentation, a polygon a line", yolo.text),
-    "labelme": Format(".labelme.json", "LabelMe, polygons and the picture", labelme.polygons),
+    "labelme": Format(".labelme.json", "LabelMe, polygons and the picture", labelme.polygons, image=True),
     "label-studio": Format(".label-studio.json", "a Label Studio task, brush strokes", label_studio.task),
     "cvat": Format(".cvat.xml", "CVAT for images 1.1, masks", cvat.xml),
     "geojson": Format(".geojson", "GeoJSON, polygons with holes", geojson.polygons),

@@ -9,11 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from sanseg.folders import work
+from sanseg.folders.folder import Crew, segment_files
 from sanseg.folders.keep import KeptPictures
+from sanseg.folders.work import Settings
+from sanseg.formats import FORMATS
+from sanseg.images import ImageSource, read_image
 from sanseg.model.san import SAN, Proposals
 from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
-from tests.folders.pictures import WORDS, paint, segmented, tree
+from tests.folders.pictures import WORDS, no_load, paint, segmented, tree
 
 NEW = Vocabulary.from_text("dog, house").with_other("river")
 
@@ -60,6 +65,30 @@ def test_new_words_need_no_network_and_give_the_same_bytes(
     one, two = tree(tmp_path / "first"), tree(tmp_path / "second/first")
     del one["index.html"], two["index.html"]  # they say where the photos are
     assert one == two
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_known_photo_is_decoded_only_where_something_shows_it(
+    photos: Path, tmp_path: Path, tiny_san: SAN, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, read = Counting(tiny_san), []
+    crew = Crew(Segmenter(tiny_san, proposer=network), no_load)
+
+    def counted(source: ImageSource) -> object:
+        read.append(source)
+        return read_image(source)
+
+    def files_of(out: Path, encoded: Path | None) -> dict[str, bytes]:
+        settings = Settings(out, NEW, (name,), encoded)
+        outcome = segment_files({photos / "0.png": "0"}, crew, settings)
+        assert outcome.failed == []
+        return tree(out)
+
+    monkeypatch.setattr(work, "read_image", counted)
+    first = files_of(tmp_path / "first", tmp_path / "kept")
+    assert files_of(tmp_path / "second", tmp_path / "kept") == first
+    assert network.pictures == 1
+    assert len(read) == (name in ("overlay", "labelme"))
 
 
 def test_a_picture_is_known_by_its_content_and_its_network(
