@@ -164,6 +164,18 @@ def test_formats_are_chosen(run: Run) -> None:
     assert told.startswith("sanseg: there is no format called 'gif': choose from overlay, index, masks, ")
 
 
+@pytest.mark.parametrize("photo", ["photos", "photos/one.png"])
+def test_a_missing_extra_is_told_once_and_nothing_is_done(
+    run: Run, monkeypatch: pytest.MonkeyPatch, photo: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "shapely", None)
+    told = segment(run, "--format", "json,geojson", photos=(photo,), code=shell.BAD_USE).output
+    assert told == (
+        "sanseg: the format geojson needs shapely, which is not installed: pip install 'sanseg[formats]'\n"
+    )
+    assert not Path("out").exists()
+
+
 def test_quiet_prints_errors_only(run: Run) -> None:
     assert segment(run, "--quiet").output == ""
     result = segment(run, "--quiet", photos=("photos", "bad.jpg"), code=shell.SOME_FAILED)

@@ -119,7 +119,7 @@ def segment(
         from sanseg.folders.keep import ENCODED
         from sanseg.folders.walk import Patterns, find_files, find_folder, stems
         from sanseg.folders.work import Settings
-        from sanseg.formats import check
+        from sanseg.formats import check, check_installed
         from sanseg.segmenter import load
 
         chosen = check(name.strip() for name in formats.split(","))
@@ -130,6 +130,8 @@ def segment(
         stem_of = dict(zip(paths, stems([path.name for path in paths]), strict=True))
         by_windows = {path: stem_of.pop(path) for path in paths if large.takes(path)}
         options = large.options(chosen) if by_windows else None
+        if is_folder or stem_of:
+            check_installed(chosen)
         loader = partial(load, model, device, dtype=dtype, clip=clip)
         crew = Crew(loader(), loader, workers)
         network = crew.segmenter.san

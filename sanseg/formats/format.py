@@ -29,9 +29,11 @@ class Format:
     what: it is, in one line.
     make: the bytes of the file, or the files of the folder. Raises ValueError where the result lacks what it needs.
     queries: whether the result must have kept its queries (`Segmenter(..., proposals=True)`).
+    needs: the packages of the extra `formats` that it is made with.
     """
 
     ending: str
     what: str
     make: Callable[[Segmentation, Options], Content]
     queries: bool = False
+    needs: tuple[str, ...] = ()
