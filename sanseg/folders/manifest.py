@@ -20,6 +20,7 @@ from typing import Any
 from sanseg.data.segmented import MANIFEST, Line, corrected, read_manifest
 from sanseg.images import write_bytes
 from sanseg.version import VERSION
+from sanseg.vocabulary import Colour
 
 GONE = "the picture is no longer there"
 LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")  # of `images.write_bytes`, when it is killed
@@ -42,6 +43,7 @@ class Asked:
 
     dtype: of the network. resize: a key of `images.RESIZES`. templates: the prompt set. vocabulary: its hash.
     labels: ` | ` between synonyms. other: the distractors. formats: what is written of each picture.
+    settings: as `Vocabulary.settings`. colours: the labels' own, () for none.
     """
 
     folder: str
@@ -54,6 +56,8 @@ class Asked:
     labels: tuple[str, ...]
     other: tuple[str, ...]
     formats: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    colours: tuple[Colour | None, ...] = ()
     sanseg: str = VERSION
 
 

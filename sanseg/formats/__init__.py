@@ -32,7 +32,9 @@ FORMATS = {
     "coco-polygons": Format(
         ".coco-polygons.json", "COCO annotations, polygons", coco.polygons, needs=OUTLINES
     ),
-    "yolo": Format(".txt", "YOLO segmentation, a polygon a line", yolo.text, needs=OUTLINES),
+    "yolo": Format(
+        ".txt", "YOLO segmentation, a polygon a line", yolo.text, may_be_empty=True, needs=OUTLINES
+    ),
     "labelme": Format(".labelme.json", "LabelMe, polygons and the picture", labelme.polygons, needs=OUTLINES),
     "label-studio": Format(".label-studio.json", "a Label Studio task, brush strokes", label_studio.task),
     "cvat": Format(".cvat.xml", "CVAT for images 1.1, masks", cvat.xml, needs=("scipy",)),

@@ -29,6 +29,7 @@ class Format:
     what: it is, in one line.
     make: the bytes of the file, or the files of the folder. Raises ValueError where the result lacks what it needs.
     queries: whether the result must have kept its queries (`Segmenter(..., proposals=True)`).
+    may_be_empty: whether a picture may have a file without any bytes.
     needs: the packages of the extra `formats` that it is made with.
     """
 
@@ -36,4 +37,5 @@ class Format:
     what: str
     make: Callable[[Segmentation, Options], Content]
     queries: bool = False
+    may_be_empty: bool = False
     needs: tuple[str, ...] = ()
