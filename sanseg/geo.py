@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sanseg.draw import LabelMap, colour_table
+from sanseg.extras import need
 from sanseg.images import MAX_PIXELS
 from sanseg.vocabulary import Colour
 
@@ -47,14 +47,10 @@ GROUND_LEVEL = (
 
 def rasterio() -> ModuleType:
     """The package, imported when it is needed. Raises ValueError where it is not installed."""
-    try:
-        for part in ("features", "windows"):
-            import_module(f"rasterio.{part}")
-        return import_module("rasterio")
-    except ImportError as error:
-        raise ValueError(
-            "reading and writing large TIFFs by windows needs rasterio: pip install 'sanseg[geo]'"
-        ) from error
+    modules = ("rasterio", "rasterio.features", "rasterio.windows")
+    package, *_ = (need(module, "geo", "reading and writing large TIFFs by windows") for module in modules)
+    assert isinstance(package, ModuleType)
+    return package
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def segment(
         is_folder = any(Path(photo).is_dir() for photo in photos)
         if not is_folder and (overwrite or any(patterns)):
             raise ValueError("--include, --exclude and --overwrite are for folders: give one")
-        if is_folder and large.asked:
+        if is_folder and (large.asked or max_megapixels is not None):
             raise ValueError(
                 "a folder's pictures do not go by windows: give the large ones by name, or as a pattern"
             )
