@@ -403,20 +403,23 @@ def write_geojson(
     stripes: Iterator[tuple[slice, LabelMap]],
     names: Mapping[int, str],
     where: Georeference,
+    tags: Mapping[str, str],
 ) -> None:
     """Polygons in map coordinates, a feature a line: id, label, and how many pixels it covers.
 
     stripes: the label map from top to bottom; polygons end where a stripe does, and at every POLYGON_BLOCK columns.
-    names: of the ids that become polygons. Without map coordinates, x and y are pixels from the upper left corner.
+    names: of the ids that become polygons. tags: members of the collection beside its features.
+
+    Without map coordinates, x and y are pixels from the upper left corner.
 
     Raises as `check_polygons`.
     """
-    head: dict[str, Any] = {"type": "FeatureCollection"}
+    head: dict[str, Any] = {"type": "FeatureCollection", **tags}
     code = check_polygons(where)
     if code is not None:
         head["crs"] = {"type": "name", "properties": {"name": code}}
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(head)[:-1] + ', "features": [')
+        file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "features": [')
         separator = "\n"
         for rows, ids in stripes:
             for left in range(0, ids.shape[1], POLYGON_BLOCK):

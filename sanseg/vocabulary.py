@@ -241,6 +241,19 @@ class Vocabulary:
         return tuple(names[0] for names in self.names)
 
     @property
+    def other_name(self) -> str:
+        """What results call what is none of the labels: "other", in as many brackets as it takes to be no label's."""
+        name = "other"
+        while any(name in names for names in self.names):
+            name = f"({name})"
+        return name
+
+    @property
+    def meanings(self) -> dict[int, str]:
+        """What the ids of a label map mean: the labels in order, then other."""
+        return dict(enumerate(self.labels)) | {other_id(len(self.names)): self.other_name}
+
+    @property
     def rivals(self) -> tuple[str, ...]:
         """All that competes with the labels and means "other": the negative words, then the distractors."""
         return (*self.negatives, *self.other)
