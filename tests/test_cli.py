@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import sanseg
 from sanseg.cli import app, shell
+from sanseg.formats import FORMATS
 from sanseg.model import weights
 from sanseg.model.san import SAN
 from sanseg.segmenter import Segmenter
@@ -283,6 +284,8 @@ def test_help_names_the_exit_codes_and_version_the_version(run: Run) -> None:
         assert "0 all good; 1 some pictures failed" in text
         assert "2 bad use" in text
         assert "130 interrupted" in text
+    told = re.sub(r"[\s│]+", " ", run("segment", "--help").stdout)
+    assert f"with commas: {', '.join(FORMATS)} (docs/FORMATS.md)" in told
     assert (shell.SOME_FAILED, shell.BAD_USE, shell.INTERRUPTED) == (1, 2, 130)
     assert run("segment", "--nonsense").exit_code == shell.BAD_USE
 
@@ -404,3 +407,11 @@ def test_workers_are_processes(run: Run) -> None:
     assert told == "sanseg: 0 workers cannot do anything: give 1 or more\n"
     assert "2 of 2 segmented" in segment(run, "--workers", "2", photos=("photos",)).stdout
     assert "two.json" in files("out/deep")
+
+
+@pytest.mark.parametrize("photo", ["photos", "photos/one.png"])
+def test_a_file_is_no_folder_for_results(run: Run, photo: str) -> None:
+    Path("out").write_text("mine")
+    told = segment(run, photos=(photo,), code=shell.BAD_USE).output
+    assert told == "sanseg: out is a file: give a folder to write to\n"
+    assert Path("out").read_text() == "mine"

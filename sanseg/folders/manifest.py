@@ -180,14 +180,19 @@ def _shown(labels: Iterable[str], hash_: Any) -> str:
     return f"'{text if len(text) <= 60 else text[:60] + '...'}' ({str(hash_)[:8]})"
 
 
+def check_folder(out: Path) -> None:
+    """Raises ValueError where it is a file."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: give a folder to write to")
+
+
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Alone in OUT: the folder is made where missing, and what a killed run left half-written is removed.
 
     Raises ValueError where another process is at work in it. The lock ends with the process, however it ends.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: give a folder to write to")
+    check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":  # it has no such locks on folders
         yield
