@@ -204,6 +204,7 @@ class Segmentation:
         """The score of every label and of other, (K + 1, h, w), and of all rows together, (h, w).
 
         At the size `label_map.shape` the label map is where they are largest, at the price of K x H x W numbers.
+        Thresholds and temperature come after, and are not in them.
         size: as for `proposals`. Raises ValueError where the queries were not kept.
         """
         return self._kept().scores(size)
