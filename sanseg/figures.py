@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sanseg.draw import LabelMap, heading, triptych
+from sanseg.extras import need
 from sanseg.metrics import Bin, Metrics
 
 if TYPE_CHECKING:
@@ -323,9 +324,8 @@ def cosines_figure(words: Sequence[str], cosines: NDArray[np.float32]) -> bytes:
 def legible_labels(labels: Sequence[str]) -> list[str]:
     """Labels in what matplotlib's own font can write, each at most LONGEST_NAME characters; "label 3", counted
     from 0, for one in another script."""
-    from matplotlib.font_manager import findfont, get_font
-
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    fonts = need("matplotlib.font_manager", "plot", "a figure")
+    known = fonts.get_font(fonts.findfont("DejaVu Sans")).get_charmap()
     return [_legible(label, number, known) for number, label in enumerate(labels)]
 
 

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sanseg.draw import LabelMap, colour_table
+from sanseg.extras import need
 from sanseg.images import MAX_PIXELS
 from sanseg.vocabulary import Colour
 
@@ -47,14 +47,10 @@ GROUND_LEVEL = (
 
 def rasterio() -> ModuleType:
     """The package, imported when it is needed. Raises ValueError where it is not installed."""
-    try:
-        for part in ("features", "windows"):
-            import_module(f"rasterio.{part}")
-        return import_module("rasterio")
-    except ImportError as error:
-        raise ValueError(
-            "reading and writing large TIFFs by windows needs rasterio: pip install 'sanseg[geo]'"
-        ) from error
+    modules = ("rasterio", "rasterio.features", "rasterio.windows")
+    package, *_ = (need(module, "geo", "reading and writing large TIFFs by windows") for module in modules)
+    assert isinstance(package, ModuleType)
+    return package
 
 
 @contextmanager
@@ -407,20 +403,23 @@ def write_geojson(
     stripes: Iterator[tuple[slice, LabelMap]],
     names: Mapping[int, str],
     where: Georeference,
+    tags: Mapping[str, str],
 ) -> None:
     """Polygons in map coordinates, a feature a line: id, label, and how many pixels it covers.
 
     stripes: the label map from top to bottom; polygons end where a stripe does, and at every POLYGON_BLOCK columns.
-    names: of the ids that become polygons. Without map coordinates, x and y are pixels from the upper left corner.
+    names: of the ids that become polygons. tags: members of the collection beside its features.
+
+    Without map coordinates, x and y are pixels from the upper left corner.
 
     Raises as `check_polygons`.
     """
-    head: dict[str, Any] = {"type": "FeatureCollection"}
+    head: dict[str, Any] = {"type": "FeatureCollection", **tags}
     code = check_polygons(where)
     if code is not None:
         head["crs"] = {"type": "name", "properties": {"name": code}}
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(head)[:-1] + ', "features": [')
+        file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "features": [')
         separator = "\n"
         for rows, ids in stripes:
             for left in range(0, ids.shape[1], POLYGON_BLOCK):

@@ -83,8 +83,8 @@ class Queries:
         """The score of every label and of other, (K + 1, h, w), and of all rows together, (h, w); float32.
 
         Over all rows of a label, and all other words, the best: at the picture's size the label map is where they
-        are largest, and the confidence their largest over the score of all rows. Other is 0 where nothing
-        competes.
+        are largest, and the confidence their largest over the score of all rows, thresholds and temperature
+        aside. Other is 0 where nothing competes.
         """
         masks_Qhw = self.masks(size)
         rows_Rhw = torch.einsum("qr,qyx->ryx", self.probabilities.float(), masks_Qhw)

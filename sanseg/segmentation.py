@@ -46,6 +46,53 @@ class Region:
     mean_confidence: float
 
 
+def find_regions(pixels: NDArray[Any], confidence: NDArray[Any], names: Mapping[int, str]) -> list[Region]:
+    """The labels that occur, the largest first; of equals, the lower id.
+
+    pixels, confidence: for each id how many it has, and the sum of their confidence. names: of the ids.
+    """
+    largest_first = np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)].tolist()
+    everything = int(pixels.sum())
+    return [
+        Region(id_, names[id_], n := int(pixels[id_]), n / everything, float(confidence[id_]) / n)
+        for id_ in largest_first
+    ]
+
+
+def source(words: Vocabulary, model: str, templates: str) -> dict[str, str]:
+    """As `Segmentation.source`."""
+    return {"sanseg": VERSION, "model": model, "templates": templates, "vocabulary": words.hash}
+
+
+def numbers(
+    words: Vocabulary, model: str, templates: str, shape: tuple[int, int], regions: Iterable[Region]
+) -> dict[str, Any]:
+    """As `Segmentation.to_dict`. shape: height and width."""
+    return {
+        "sanseg": VERSION,
+        "model": model,
+        "width": shape[1],
+        "height": shape[0],
+        "regions": [
+            {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
+            for fields in map(asdict, regions)
+        ],
+        "other": {
+            "id": other_id(len(words.names)),
+            "name": words.other_name,
+            "colour": "#" + bytes(draw.OTHER_COLOUR).hex(),
+            "words": list(words.other),
+        },
+        "labels": [
+            {"id": id_, "label": names[0], "synonyms": list(names[1:])}
+            for id_, names in enumerate(words.names)
+        ],
+        "templates": templates,
+        "settings": words.settings(),
+        "vocabulary": words.hash,
+    }
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """What a picture shows, in the words that were asked.
@@ -90,24 +137,16 @@ class Segmentation:
     @property
     def other_name(self) -> str:
         """What that id is called: "other", in as many brackets as it takes to be no label's name."""
-        name = "other"
-        while any(name in names for names in self.vocabulary.names):
-            name = f"({name})"
-        return name
+        return self.vocabulary.other_name
 
     @property
     def names(self) -> dict[int, str]:
         """What the ids of the label map mean: the labels in the order asked, then other."""
-        return dict(enumerate(self.labels)) | {self.other_id: self.other_name}
+        return self.vocabulary.meanings
 
     def source(self) -> dict[str, str]:
         """Who made this, of which words; every file says it: sanseg (its version), model, templates, vocabulary."""
-        return {
-            "sanseg": VERSION,
-            "model": self.model,
-            "templates": self.templates,
-            "vocabulary": self.vocabulary_hash,
-        }
+        return source(self.vocabulary, self.model, self.templates)
 
     @property
     def colours(self) -> NDArray[np.uint8]:
@@ -116,15 +155,11 @@ class Segmentation:
 
     def regions(self) -> list[Region]:
         """The labels that occur, other among them, the largest first."""
-        names, ids = self.names, self.label_map.ravel()
+        ids = self.label_map.ravel()
         pixels = np.bincount(ids, minlength=self.other_id + 1)
         assert len(pixels) == self.other_id + 1, f"the id {ids.max()} is no label's"
         confidence = np.bincount(ids, weights=self.confidence.ravel(), minlength=len(pixels))
-        largest_first = np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)].tolist()
-        return [
-            Region(id_, names[id_], n := int(pixels[id_]), n / len(ids), float(confidence[id_]) / n)
-            for id_ in largest_first
-        ]
+        return find_regions(pixels, confidence, self.names)
 
     def areas(self) -> dict[str, float]:
         """The share of the picture of every label, in the order asked, and of other: 0 where it is not."""
@@ -169,6 +204,7 @@ class Segmentation:
         """The score of every label and of other, (K + 1, h, w), and of all rows together, (h, w).
 
         At the size `label_map.shape` the label map is where they are largest, at the price of K x H x W numbers.
+        Thresholds and temperature come after, and are not in them.
         size: as for `proposals`. Raises ValueError where the queries were not kept.
         """
         return self._kept().scores(size)
@@ -237,32 +273,8 @@ class Segmentation:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the pixels, as `save` writes it: plain values, numbers to six decimals."""
-        labels = [
-            {"id": id_, "label": names[0], "synonyms": list(names[1:])}
-            for id_, names in enumerate(self.vocabulary.names)
-        ]
-        regions = [
-            {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
-            for fields in map(asdict, self.regions())
-        ]
         height, width = self.label_map.shape
-        return {
-            "sanseg": VERSION,
-            "model": self.model,
-            "width": width,
-            "height": height,
-            "regions": regions,
-            "other": {
-                "id": self.other_id,
-                "name": self.other_name,
-                "colour": "#" + bytes(draw.OTHER_COLOUR).hex(),
-                "words": list(self.vocabulary.other),
-            },
-            "labels": labels,
-            "templates": self.templates,
-            "settings": self.vocabulary.settings(),
-            "vocabulary": self.vocabulary_hash,
-        }
+        return numbers(self.vocabulary, self.model, self.templates, (height, width), self.regions())
 
     def plot(self, ax: Axes | None = None, *, opacity: float = 0.5) -> Axes:
         """Drawn with matplotlib: the picture, its labels over it, and a legend at the right. For papers.

@@ -334,6 +334,11 @@ class Segmenter:
                 f" ({self._encoder.fingerprint[:16]}) in {name_dtype(self.san.nothing.dtype)}: embed them again"
                 " for this one, sanseg words ... --save FILE"
             )
+        width, own = known.rows.shape[1], self.san.nothing.shape[-1]
+        if width != own:
+            raise ValueError(
+                f"the embeddings of these words have {width} numbers, and this model's {own}: embed the words again"
+            )
         if known.templates != self._templates(words):
             return {}
         return dict(zip(known.names, torch.from_numpy(known.rows).to(self.device), strict=True))

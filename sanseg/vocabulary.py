@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from reprlib import repr as shown
 from typing import TYPE_CHECKING, Any
 
 from sanseg.data.labelsets import read_labelset
@@ -64,7 +65,7 @@ class Vocabulary:
     colours: for each label its colour, or None for one that is chosen; () for none.
     embeddings: of these words, for a model; what they lack goes through the model's text tower. No part of `hash`.
 
-    Raises ValueError for no labels, more than MAX_LABELS, names that are blank, over-long or unprintable,
+    Raises ValueError for no labels, more than MAX_LABELS, names that are blank, over-long, unprintable or hold a bar,
     a word that belongs to two different labels, a distractor or negative that is also a label, an unknown
     `synonyms` or `templates`, and thresholds, temperature and colours that are out of range or not one a label.
     """
@@ -92,7 +93,7 @@ class Vocabulary:
         object.__setattr__(self, "other", _unique(other))
         if self.synonyms not in [*SYNONYMS]:  # files may hold what has no hash
             raise ValueError(
-                f"synonyms cannot be taken as {self.synonyms!r}: choose from {', '.join(SYNONYMS)}"
+                f"synonyms cannot be taken as {shown(self.synonyms)}: choose from {', '.join(SYNONYMS)}"
             )
         if self.templates is not None and self.templates not in TEMPLATES:
             object.__setattr__(self, "templates", "\n".join(prompts(self.templates)))
@@ -116,14 +117,18 @@ class Vocabulary:
                 raise ValueError(f"{len(values)} {what} for {len(self.names)} labels: give one for each")
         for threshold in self.thresholds:
             if not _is_number(threshold) or not 0 <= threshold <= 1:  # nor NaN
-                raise ValueError(f"a threshold is {threshold!r}: wanted a confidence, from 0 to 1")
+                raise ValueError(f"a threshold is {shown(threshold)}: wanted a confidence, from 0 to 1")
         if not _is_number(self.temperature) or not COOLEST <= self.temperature <= HOTTEST:
-            raise ValueError(f"the temperature is {self.temperature!r}: wanted {COOLEST:g} to {HOTTEST:g}")
+            raise ValueError(
+                f"the temperature is {shown(self.temperature)}: wanted {COOLEST:g} to {HOTTEST:g}"
+            )
         for colour in self.colours:
             if colour is not None and (
                 len(colour) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in colour)
             ):
-                raise ValueError(f"a colour is {colour!r}: wanted red, green and blue, from 0 to 255 each")
+                raise ValueError(
+                    f"a colour is {shown(colour)}: wanted red, green and blue, from 0 to 255 each"
+                )
         # Nothing said and nothing asked for is the same.
         object.__setattr__(self, "temperature", float(self.temperature))
         object.__setattr__(self, "thresholds", tuple(map(float, self.thresholds)) * any(self.thresholds))
@@ -236,6 +241,19 @@ class Vocabulary:
         return tuple(names[0] for names in self.names)
 
     @property
+    def other_name(self) -> str:
+        """What results call what is none of the labels: "other", in as many brackets as it takes to be no label's."""
+        name = "other"
+        while any(name in names for names in self.names):
+            name = f"({name})"
+        return name
+
+    @property
+    def meanings(self) -> dict[int, str]:
+        """What the ids of a label map mean: the labels in order, then other."""
+        return dict(enumerate(self.labels)) | {other_id(len(self.names)): self.other_name}
+
+    @property
     def rivals(self) -> tuple[str, ...]:
         """All that competes with the labels and means "other": the negative words, then the distractors."""
         return (*self.negatives, *self.other)
@@ -301,7 +319,7 @@ class Vocabulary:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _synonyms(label: str, text: str | None = None) -> tuple[str, ...]:
@@ -321,15 +339,17 @@ def _synonyms(label: str, text: str | None = None) -> tuple[str, ...]:
 def _clean(name: str) -> str:
     """White space folded, canonical Unicode. Raises ValueError for what cannot be a name."""
     name = " ".join(unicodedata.normalize("NFC", name).split())
-    shown = name if len(name) <= 40 else name[:40] + "..."
+    start = name if len(name) <= 40 else name[:40] + "..."
     kinds = {unicodedata.category(character) for character in name}
     if kinds & {"Cc", "Cs"}:
-        raise ValueError(f"the name {shown!r} holds control or broken characters: type it again")
+        raise ValueError(f"the name {start!r} holds control or broken characters: type it again")
     if not kinds - {"Cf", "Zs"}:
         raise ValueError("a name is blank: remove it, or write what to look for")
+    if "|" in name:
+        raise ValueError(f"the name {start!r} holds a bar, which separates synonyms: give each by itself")
     if len(name) > MAX_CHARACTERS:
         raise ValueError(
-            f"the name {shown!r} has {len(name)} characters, at most {MAX_CHARACTERS} can be read: shorten it"
+            f"the name {start!r} has {len(name)} characters, at most {MAX_CHARACTERS} can be read: shorten it"
         )
     return name
 

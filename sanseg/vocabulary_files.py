@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def _from_settings(settings: Mapping[str, Any]) -> Vocabulary:
     if isinstance(templates, list):
         templates = "\n".join(_strings(templates, "templates"))
     if templates is not None and not isinstance(templates, str):
-        raise ValueError(f"templates is {templates!r}: wanted a name, or a list of prompts")
+        raise ValueError(f"templates is {shown(templates)}: wanted a name, or a list of prompts")
     words = Vocabulary(
         names,
         templates=templates,
@@ -118,12 +119,12 @@ def _label(value: Any) -> _Label:
     if isinstance(value, str):
         return _Label(tuple(value.split("|")))
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError(f"a label is {_shown(value)}: wanted a string, or an object with a name")
+        raise ValueError(f"a label is {shown(value)}: wanted a string, or an object with a name")
     _check_keys(value, LABEL_KEYS)
     names = (value["name"], *_strings(value.get("synonyms", []), "synonyms"))
     id_ = value.get("id")
     if id_ is not None and type(id_) is not int:
-        raise ValueError(f"the id of {names[0]!r} is {_shown(id_)}: wanted a number")
+        raise ValueError(f"the id of {names[0]!r} is {shown(id_)}: wanted a number")
     return _Label(names, id_, _colour(value.get("colour")), value.get("threshold"))
 
 
@@ -135,7 +136,7 @@ def _by_id(labels: Sequence[_Label]) -> list[_Label]:
     given = sorted((label for label in labels if label.id is not None), key=lambda label: label.id or 0)
     if [label.id for label in given] != list(range(len(labels))):
         raise ValueError(
-            f"the ids are {_shown(ids)}: a label map holds 0 to {len(labels) - 1}, each once; give these,"
+            f"the ids are {shown(ids)}: a label map holds 0 to {len(labels) - 1}, each once; give these,"
             " or leave all ids out"
         )
     return given
@@ -154,23 +155,18 @@ def _colour(value: Any) -> Colour | None:
         return value[0], value[1], value[2]  # the Vocabulary checks them
     elif value is None:
         return None
-    raise ValueError(f"a colour is {_shown(value)}: wanted '#rrggbb', or a list of red, green, blue")
+    raise ValueError(f"a colour is {shown(value)}: wanted '#rrggbb', or a list of red, green, blue")
 
 
 def _strings(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"{what} is {_shown(value)}: wanted a list of strings")
+        raise ValueError(f"{what} is {shown(value)}: wanted a list of strings")
     return tuple(value)
 
 
 def _check_keys(value: Mapping[str, Any], known: Sequence[str]) -> None:
     if unknown := [key for key in value if key not in known]:
         raise ValueError(f"{unknown[0]!r} means nothing here: choose from {', '.join(known)}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "..."
 
 
 def to_document(words: Vocabulary) -> dict[str, Any]:
@@ -248,7 +244,7 @@ def read_embedded(path: Path) -> Vocabulary:
     try:
         told = json.loads(metadata[METADATA])
         if told["format"] != FORMAT:
-            raise ValueError(f"it has format {_shown(told['format'])}, wanted {FORMAT}: update sanseg")
+            raise ValueError(f"it has format {shown(told['format'])}, wanted {FORMAT}: update sanseg")
         facts = [told[key] for key in ("model", "fingerprint", "templates")]
         model, fingerprint, templates = _strings(facts, "what made them")
         known = Embeddings(model, fingerprint, templates, _strings(told["names"], "names"), rows)

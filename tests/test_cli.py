@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import sanseg
 from sanseg.cli import app, shell
+from sanseg.formats import FORMATS
 from sanseg.model import weights
 from sanseg.model.san import SAN
 from sanseg.segmenter import Segmenter
@@ -164,6 +165,18 @@ def test_formats_are_chosen(run: Run) -> None:
     assert told.startswith("sanseg: there is no format called 'gif': choose from overlay, index, masks, ")
 
 
+@pytest.mark.parametrize("photo", ["photos", "photos/one.png"])
+def test_a_missing_extra_is_told_once_and_nothing_is_done(
+    run: Run, monkeypatch: pytest.MonkeyPatch, photo: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "shapely", None)
+    told = segment(run, "--format", "json,geojson", photos=(photo,), code=shell.BAD_USE).output
+    assert told == (
+        "sanseg: the format geojson needs shapely, which is not installed: pip install 'sanseg[formats]'\n"
+    )
+    assert not Path("out").exists()
+
+
 def test_quiet_prints_errors_only(run: Run) -> None:
     assert segment(run, "--quiet").output == ""
     result = segment(run, "--quiet", photos=("photos", "bad.jpg"), code=shell.SOME_FAILED)
@@ -271,6 +284,8 @@ def test_help_names_the_exit_codes_and_version_the_version(run: Run) -> None:
         assert "0 all good; 1 some pictures failed" in text
         assert "2 bad use" in text
         assert "130 interrupted" in text
+    told = re.sub(r"[\s│]+", " ", run("segment", "--help").stdout)
+    assert f"with commas: {', '.join(FORMATS)} (docs/FORMATS.md)" in told
     assert (shell.SOME_FAILED, shell.BAD_USE, shell.INTERRUPTED) == (1, 2, 130)
     assert run("segment", "--nonsense").exit_code == shell.BAD_USE
 
@@ -392,3 +407,11 @@ def test_workers_are_processes(run: Run) -> None:
     assert told == "sanseg: 0 workers cannot do anything: give 1 or more\n"
     assert "2 of 2 segmented" in segment(run, "--workers", "2", photos=("photos",)).stdout
     assert "two.json" in files("out/deep")
+
+
+@pytest.mark.parametrize("photo", ["photos", "photos/one.png"])
+def test_a_file_is_no_folder_for_results(run: Run, photo: str) -> None:
+    Path("out").write_text("mine")
+    told = segment(run, photos=(photo,), code=shell.BAD_USE).output
+    assert told == "sanseg: out is a file: give a folder to write to\n"
+    assert Path("out").read_text() == "mine"

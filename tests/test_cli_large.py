@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sanseg import images
+from sanseg.cli import shell
 from sanseg.windows import Windows
 from tests import test_cli
 from tests.test_cli import Run, files, segment
@@ -111,3 +113,19 @@ def test_interrupted_it_says_how_to_go_on(
     segment(run, "--window", "64", photos=("big.tif",))
     assert "big.index.tif" in files()
     assert read(Path("out/big.index.tif")).shape == (150, 130)
+
+
+def test_no_option_is_left_unread(run: Run, tiff: Path) -> None:
+    told = segment(run, "--window", "0", photos=("big.tif",), code=shell.BAD_USE).stderr
+    assert "windows of 0 pixels: wanted at least 32" in told
+    told = segment(run, "--max-megapixels", "400", photos=("photos",), code=shell.BAD_USE).stderr
+    assert "a folder's pictures do not go by windows" in told
+
+
+def test_without_rasterio_nothing_is_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(picture()).save("big.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    told = segment(run, "--max-megapixels", "1", photos=("big.png",), code=shell.BAD_USE).output
+    assert told.startswith("sanseg: reading and writing large TIFFs by windows needs rasterio")
+    assert not Path("out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_the_picture_of_words(run: Run) -> None:
     with pytest.raises(ValueError, match="do not fit a picture"):
         cosines_figure(["a"] * (MOST_WORDS + 1), np.eye(MOST_WORDS + 1, dtype=np.float32))
     assert Image.open(io.BytesIO(cosines_figure(["a"], np.ones((1, 1), np.float32)))).width > 100
+
+
+@pytest.mark.parametrize(
+    "arguments", [("words", "sofa, dog", "--picture"), ("calibrate", "--data", "x", "--figure")]
+)
+def test_without_matplotlib_nothing_is_begun(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    told = run(*arguments, "a.png", code=shell.BAD_USE).output
+    assert told == "sanseg: a.png needs matplotlib, which is not installed: pip install 'sanseg[plot]'\n"
 
 
 def test_saved_words_are_asked_as_they_were_said(run: Run, tiny_san: SAN) -> None:
@@ -167,3 +179,15 @@ def test_calibrate_tells_and_stores_what_the_library_finds(
     assert answers[0] == answers[1]
     assert answers[0]["other"]["words"] == ["wall"]  # type: ignore[index]
     assert answers[0]["settings"]["temperature"] == saved.temperature  # type: ignore[index]
+    assert "segment PHOTOS -c @c.json\n" in told
+
+
+def test_what_calibrate_says_to_type_asks_what_was_calibrated(
+    run: Run, sets: list[SegmentationSet], tmp_path: Path
+) -> None:
+    """A file cannot say that nothing competes."""
+    data = ("--data", str(tmp_path / "plants"), "--split", "train", "--no-other", "--save", "c.safetensors")
+    told = run("calibrate", *data, "--json", "f.json").stdout
+    assert "segment PHOTOS -c @c.safetensors --no-other\n" in told
+    asked = numbers(run, "-c", "@c.safetensors", "--no-other")
+    assert asked["vocabulary"] == json.loads(Path("f.json").read_text())["vocabulary"]

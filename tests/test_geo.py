@@ -245,7 +245,7 @@ def test_polygons_cover_the_map_exactly(tmp_path: Path, monkeypatch: pytest.Monk
     names = {0: "sky", 1: 'a "b"', 2: "c", 254: "other"}
     for where in (MAP, NOWHERE):
         path = tmp_path / "a.geojson"
-        geo.write_geojson(path, stripes(ids, 24), names, where)
+        geo.write_geojson(path, stripes(ids, 24), names, where, {})
         np.testing.assert_array_equal(rasterised(path, ids.shape, where.transform), ids)
         found = json.loads(path.read_text(encoding="utf-8"))
         pixel = abs(where.transform.determinant)
@@ -254,12 +254,14 @@ def test_polygons_cover_the_map_exactly(tmp_path: Path, monkeypatch: pytest.Monk
             assert polygon.area == pytest.approx(feature["properties"]["pixels"] * pixel)
             assert feature["properties"]["label"] == names[feature["properties"]["id"]]
         assert ("crs" in found) == (where is MAP)
-    geo.write_geojson(path, stripes(ids, 24), names, MAP)
-    assert json.loads(path.read_text())["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    geo.write_geojson(path, stripes(ids, 24), names, MAP, {"sanseg": "1"})
+    found = json.loads(path.read_text())
+    assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    assert found["sanseg"] == "1"
 
 
 def test_polygons_of_nothing_are_a_file_too(tmp_path: Path) -> None:
-    geo.write_geojson(tmp_path / "a.geojson", stripes(np.full((5, 5), 255, "uint8")), {0: "sky"}, NOWHERE)
+    geo.write_geojson(tmp_path / "a.geojson", stripes(np.full((5, 5), 255, "uint8")), {0: "sky"}, NOWHERE, {})
     assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
 
 
@@ -271,4 +273,5 @@ def test_coordinates_that_geojson_cannot_name_are_refused(tmp_path: Path) -> Non
             stripes(np.zeros((5, 5), "uint8")),
             {0: "sky"},
             geo.Georeference(odd, PLACE),
+            {},
         )

@@ -372,6 +372,16 @@ def test_embedded_words_need_no_text_tower(
         fresh(image, replace(read, embeddings=None))
 
 
+def test_embeddings_that_no_text_tower_made_are_refused(segmenter: Segmenter) -> None:
+    """A file may call itself whatever it likes."""
+    words = segmenter.embed("sky, tree")
+    known = words.embeddings
+    assert known is not None
+    rows = np.full((len(known.names), 4), 0.5, dtype=np.float32)
+    with pytest.raises(ValueError, match="have 4 numbers, and this model's 24: embed the words again"):
+        segmenter.classifier(replace(words, embeddings=replace(known, rows=rows)))
+
+
 def test_embeddings_of_another_model_are_refused(segmenter: Segmenter, tiny_san: SAN) -> None:
     words = segmenter.embed("sky, tree")
     with torch.no_grad():

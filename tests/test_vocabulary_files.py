@@ -93,9 +93,9 @@ def test_lists_and_objects() -> None:
         ("bus, coach", "bus"),
         ("not found",),
     )
-    labels = [{"name": "a | b", "id": 1}, {"id": 0, "name": "c", "synonyms": ["d"], "colour": "#FF0080"}]
+    labels = [{"name": "a, b", "id": 1}, {"id": 0, "name": "c", "synonyms": ["d"], "colour": "#FF0080"}]
     read = from_document({"labels": labels, "threshold": 0.2}, "x")
-    assert read.names == (("c", "d"), ("a | b",))  # in the order of the ids; a name is taken whole
+    assert read.names == (("c", "d"), ("a, b",))  # in the order of the ids; a name is taken whole
     assert read.colours == ((255, 0, 128), None)
     assert read.thresholds == (0.2, 0.2)
     assert len(from_document({"labels": ["cat"], "other": "auto"}, "x").other) > 30
@@ -124,6 +124,12 @@ def test_lists_and_objects() -> None:
         ({"labels": ["sky"], "templates": 3}, "wanted a name, or a list of prompts"),
         ({"labels": ["sky"], "synonyms": []}, "cannot be taken as"),
         ({"labels": ["sky"], "other": "wall"}, "other is 'wall': wanted a list of strings"),
+        ([{"name": "a | b"}], r"the name 'a \| b' holds a bar, which separates synonyms"),
+        ({"labels": ["sky"], "temperature": 10**400}, "the temperature is 1000"),
+        ({"labels": ["sky"], "threshold": 10**400}, "a threshold is 1000"),
+        ({"labels": ["sky"], "threshold": ["x"] * 10_000}, "a threshold is .{,80}: wanted a confidence"),
+        ({"labels": ["sky"], "templates": {"x": "x" * 10_000}}, "templates is .{,80}: wanted a name"),
+        ({"labels": ["sky"], "synonyms": "x" * 10_000}, "cannot be taken as .{,80}: choose from"),
     ],
 )
 def test_what_json_cannot_say(document: Any, reason: str, tmp_path: Path) -> None:
@@ -133,6 +139,14 @@ def test_what_json_cannot_say(document: Any, reason: str, tmp_path: Path) -> Non
         Vocabulary.from_file(path)
     assert "words.json" in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("depth", [*range(800, 1010, 3)])  # somewhere there, what can be read cannot be shown
+def test_json_of_any_depth_is_a_mistake_in_one_line(depth: int, tmp_path: Path) -> None:
+    path = tmp_path / "words.json"
+    path.write_text('{"labels": ["sky"], "threshold": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(ValueError, match=r"words\.json"):
+        Vocabulary.from_file(path)
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

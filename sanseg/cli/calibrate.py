@@ -99,8 +99,10 @@ def calibrate(
             write_bytes(figure, calibration_figure(found.before, found.after, found.temperature))
         if save is not None:
             segmenter.embed(calibrated, calibrated.other or None).save(save)
+            # A file cannot say that nothing competes.
+            alone = " --no-other" * (not words.other and bool(words.with_other("auto").other))
             Console(quiet=quiet).print(
-                escape(f"{save} written: sanseg segment PHOTOS -c @{save}"), soft_wrap=True
+                escape(f"{save} written: sanseg segment PHOTOS -c @{save}{alone}"), soft_wrap=True
             )
         if segmenter.text_cache.trouble:
             complain(segmenter.text_cache.trouble)

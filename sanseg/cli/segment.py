@@ -53,7 +53,12 @@ def segment(
     threshold: Threshold = None,
     temperature: Temperature = None,
     formats: Annotated[
-        str, typer.Option("--format", help="What to write, with commas; docs/FORMATS.md says what each is.")
+        str,
+        typer.Option(
+            "--format",
+            help="What to write, with commas: overlay, index, masks, json, csv, confidence, scores, coco-rle,"
+            " coco-polygons, yolo, labelme, label-studio, cvat, geojson (docs/FORMATS.md).",
+        ),
     ] = "overlay,index,json",
     include: Annotated[
         list[str] | None,
@@ -89,10 +94,11 @@ def segment(
 ) -> None:
     """Segment photos into the things named.
 
-    Writes PHOTO.index.png, whose pixels are indices into the labels, and beside it the overlay and the numbers; or
-    other formats: masks, csv, confidence, scores, coco-rle, coco-polygons, yolo, labelme, label-studio, cvat, geojson.
-    A folder's tree is kept in OUT, with manifest.jsonl, index.html, and what is done already left alone. Large TIFFs
-    go by windows, into PHOTO.index.tif and PHOTO.confidence.tif.
+    Writes PHOTO.index.png, whose pixels are indices into the labels, PHOTO.overlay.png and PHOTO.json.
+
+    A folder's tree is kept in OUT, with manifest.jsonl and index.html; the same command again goes on.
+
+    Large TIFFs go by windows, into PHOTO.index.tif and PHOTO.confidence.tif.
     """
     with mistakes_in_one_line():
         vocabulary = read_words(
@@ -110,18 +116,20 @@ def segment(
         is_folder = any(Path(photo).is_dir() for photo in photos)
         if not is_folder and (overwrite or any(patterns)):
             raise ValueError("--include, --exclude and --overwrite are for folders: give one")
-        if is_folder and large.asked:
+        if is_folder and (large.asked or max_megapixels is not None):
             raise ValueError(
                 "a folder's pictures do not go by windows: give the large ones by name, or as a pattern"
             )
         from sanseg.devices import name_dtype
         from sanseg.folders.folder import Crew, segment_files, segment_folder
         from sanseg.folders.keep import ENCODED
+        from sanseg.folders.manifest import check_folder
         from sanseg.folders.walk import Patterns, find_files, find_folder, stems
         from sanseg.folders.work import Settings
-        from sanseg.formats import check
+        from sanseg.formats import check, check_installed
         from sanseg.segmenter import load
 
+        check_folder(out)
         chosen = check(name.strip() for name in formats.split(","))
         kept = out / ENCODED if keep_encoded and encoded is None else encoded
         settings = Settings(out, vocabulary, chosen, kept)
@@ -130,6 +138,8 @@ def segment(
         stem_of = dict(zip(paths, stems([path.name for path in paths]), strict=True))
         by_windows = {path: stem_of.pop(path) for path in paths if large.takes(path)}
         options = large.options(chosen) if by_windows else None
+        if is_folder or stem_of:
+            check_installed(chosen)
         loader = partial(load, model, device, dtype=dtype, clip=clip)
         crew = Crew(loader(), loader, workers)
         network = crew.segmenter.san

@@ -70,10 +70,10 @@ class Large:
     @property
     def asked(self) -> bool:
         """Whether every picture goes by windows: an option was given that only means something there."""
-        return bool(self.window or self.bands or self.stretch or self.overlap is not None)
+        return bool(self.bands or self.stretch) or (self.window, self.overlap) != (None, None)
 
     def options(self, formats: Sequence[str]) -> Options:
-        """Raises ValueError for options that cannot be, and formats that are not written by windows."""
+        """Raises ValueError for options that cannot be, for formats not written by windows, and without rasterio."""
         from sanseg import geo
         from sanseg.large.results import ENDINGS
         from sanseg.large.run import Options
@@ -95,8 +95,7 @@ class Large:
             json="json" in formats,
         )
         Layout(1, 1, options.window, options.overlap)
-        if self.asked:
-            geo.rasterio()
+        geo.rasterio()
         return options
 
     def takes(self, path: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from sanseg.extras import need
 from sanseg.version import VERSION
 
 # Exit codes; 0 is all good.
@@ -53,11 +54,13 @@ def complain(line: str) -> None:
 
 
 def check_room(path: Path | None, suffix: str) -> None:
-    """Finds out before hours of work that a result could not be written."""
+    """Finds out before hours of work that a result could not be written. PNGs here are drawn with matplotlib."""
     if path is None:
         return
     if path.suffix.lower() != suffix or path.is_dir():
         raise ValueError(f"{path} is no name for this file: let it end in {suffix}")
+    if suffix == ".png":
+        need("matplotlib", "plot", path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"{path.parent} cannot be written to: choose another folder for {path.name}")

@@ -161,4 +161,6 @@ def _asked(found: Found, segmenter: Segmenter, settings: Settings) -> Asked:
         tuple(" | ".join(names) for names in words.names),
         words.other,
         settings.formats,
+        words.settings(),
+        words.colours,
     )

@@ -20,6 +20,7 @@ from typing import Any
 from sanseg.data.segmented import MANIFEST, Line, corrected, read_manifest
 from sanseg.images import write_bytes
 from sanseg.version import VERSION
+from sanseg.vocabulary import Colour
 
 GONE = "the picture is no longer there"
 LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")  # of `images.write_bytes`, when it is killed
@@ -42,6 +43,7 @@ class Asked:
 
     dtype: of the network. resize: a key of `images.RESIZES`. templates: the prompt set. vocabulary: its hash.
     labels: ` | ` between synonyms. other: the distractors. formats: what is written of each picture.
+    settings: as `Vocabulary.settings`. colours: the labels' own, () for none.
     """
 
     folder: str
@@ -54,6 +56,8 @@ class Asked:
     labels: tuple[str, ...]
     other: tuple[str, ...]
     formats: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    colours: tuple[Colour | None, ...] = ()
     sanseg: str = VERSION
 
 
@@ -176,14 +180,19 @@ def _shown(labels: Iterable[str], hash_: Any) -> str:
     return f"'{text if len(text) <= 60 else text[:60] + '...'}' ({str(hash_)[:8]})"
 
 
+def check_folder(out: Path) -> None:
+    """Raises ValueError where it is a file."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: give a folder to write to")
+
+
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Alone in OUT: the folder is made where missing, and what a killed run left half-written is removed.
 
     Raises ValueError where another process is at work in it. The lock ends with the process, however it ends.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: give a folder to write to")
+    check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":  # it has no such locks on folders
         yield

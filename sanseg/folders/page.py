@@ -60,7 +60,7 @@ def _data(asked: Asked, records: Sequence[Record]) -> dict[str, Any]:
     region (place in labels, share, mean confidence), a file (kind, address).
     """
     names = [label.split(" | ")[0] for label in asked.labels]
-    table, id_of = colour_table(len(names)), {name: id_ for id_, name in enumerate(names)}
+    table, id_of = colour_table(len(names), asked.colours), {name: id_ for id_, name in enumerate(names)}
     labels = []
     for total in totals(records):
         id_ = id_of.get(total.label, other_id(len(names)))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sanseg.folders.manifest import GONE, Manifest, Record
 from sanseg.folders.walk import Found, stems
+from sanseg.formats import FORMATS
 from sanseg.model.download import sha256_of
 
 
@@ -91,6 +92,6 @@ def _unchanged(path: Path, record: Record) -> bool:
 def _there(out: Path, record: Record, kind: str) -> bool:
     name = record.outputs.get(kind)
     try:
-        return name is not None and (out / name).stat().st_size > 0
+        return name is not None and ((out / name).stat().st_size > 0 or FORMATS[kind].may_be_empty)
     except OSError:
         return False

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePath
 
+from sanseg.extras import need
 from sanseg.formats import arrays, coco, cvat, geojson, label_studio, labelme, numbers, pictures, yolo
 from sanseg.formats.format import Format, Options
 
-__all__ = ["DEFAULT", "FORMATS", "Format", "Options", "check", "of_ending"]
+__all__ = ["DEFAULT", "FORMATS", "Format", "Options", "check", "check_installed", "of_ending"]
 
 DEFAULT = ("overlay", "index", "json")
+
+OUTLINES = ("scipy", "rasterio", "shapely")  # what finds segments and traces them
 
 FORMATS = {
     "overlay": Format(".overlay.png", "the picture painted, with a legend", pictures.overlay, image=True),
@@ -23,13 +26,21 @@ FORMATS = {
     "csv": Format(".csv", "areas, a line for each label", numbers.to_csv),
     "confidence": Format(".confidence.npz", "label map and confidence, for numpy", arrays.confidence),
     "scores": Format(".scores.npz", "the score of every label, for numpy", arrays.scores, queries=True),
-    "coco-rle": Format(".coco-rle.json", "COCO annotations, run lengths", coco.run_lengths),
-    "coco-polygons": Format(".coco-polygons.json", "COCO annotations, polygons", coco.polygons),
-    "yolo": Format(".txt", "YOLO segmentation, a polygon a line", yolo.text),
-    "labelme": Format(".labelme.json", "LabelMe, polygons and the picture", labelme.polygons, image=True),
+    "coco-rle": Format(
+        ".coco-rle.json", "COCO annotations, run lengths", coco.run_lengths, needs=("scipy", "pycocotools")
+    ),
+    "coco-polygons": Format(
+        ".coco-polygons.json", "COCO annotations, polygons", coco.polygons, needs=OUTLINES
+    ),
+    "yolo": Format(
+        ".txt", "YOLO segmentation, a polygon a line", yolo.text, may_be_empty=True, needs=OUTLINES
+    ),
+    "labelme": Format(
+        ".labelme.json", "LabelMe, polygons and the picture", labelme.polygons, image=True, needs=OUTLINES
+    ),
     "label-studio": Format(".label-studio.json", "a Label Studio task, brush strokes", label_studio.task),
-    "cvat": Format(".cvat.xml", "CVAT for images 1.1, masks", cvat.xml),
-    "geojson": Format(".geojson", "GeoJSON, polygons with holes", geojson.polygons),
+    "cvat": Format(".cvat.xml", "CVAT for images 1.1, masks", cvat.xml, needs=("scipy",)),
+    "geojson": Format(".geojson", "GeoJSON, polygons with holes", geojson.polygons, needs=OUTLINES),
 }
 
 
@@ -40,6 +51,13 @@ def check(names: Iterable[str]) -> tuple[str, ...]:
         if name not in FORMATS:
             raise ValueError(f"there is no format called {name!r}: choose from {', '.join(FORMATS)}")
     return chosen
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Raises ValueError, saying what to install, where a package is missing that a format is made with."""
+    for name in names:
+        for package in FORMATS[name].needs:
+            need(package, "formats", f"the format {name}")
 
 
 def of_ending(path: PurePath) -> tuple[str, str]:

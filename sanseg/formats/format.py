@@ -30,6 +30,8 @@ class Format:
     make: the bytes of the file, or the files of the folder. Raises ValueError where the result lacks what it needs.
     queries: whether the result must have kept its queries (`Segmenter(..., proposals=True)`).
     image: whether it shows the picture.
+    may_be_empty: whether a picture may have a file without any bytes.
+    needs: the packages of the extra `formats` that it is made with.
     """
 
     ending: str
@@ -37,3 +39,5 @@ class Format:
     make: Callable[[Segmentation, Options], Content]
     queries: bool = False
     image: bool = False
+    may_be_empty: bool = False
+    needs: tuple[str, ...] = ()

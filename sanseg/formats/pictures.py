@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,14 +38,17 @@ def masks(segmentation: Segmentation, options: Options) -> dict[str, bytes]:
 
 
 def _text(segmentation: Segmentation) -> dict[str, str]:
-    """Labels: ids and names, as JSON. The rest is who made it, of which words."""
-    source = segmentation.source()
+    return text_chunks(segmentation.source(), segmentation.names)
+
+
+def text_chunks(source: Mapping[str, str], names: Mapping[int, str]) -> dict[str, str]:
+    """Labels: ids and names, as JSON. The rest is who made it, of which words: `Segmentation.source`."""
     return {
         "Software": f"sanseg {source['sanseg']}",
         "Model": source["model"],
         "Templates": source["templates"],
         "Vocabulary": source["vocabulary"],
-        "Labels": json.dumps(segmentation.names, ensure_ascii=False),
+        "Labels": json.dumps(names, ensure_ascii=False),
     }
 
 

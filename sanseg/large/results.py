@@ -6,8 +6,7 @@ H W pixels of the picture.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from sanseg import draw, geo
-from sanseg.images import write_json, write_png
+from sanseg.formats.pictures import text_chunks
+from sanseg.images import encode_png, write_bytes, write_json
 from sanseg.large.part import Part
-from sanseg.segmentation import Region
-from sanseg.version import VERSION
-from sanseg.vocabulary import Vocabulary, other_id
+from sanseg.segmentation import Region, find_regions, numbers, source
+from sanseg.vocabulary import Vocabulary
 from sanseg.windows import ArrayReader, WindowReader
 
 OVERVIEW = 2048  # pixels, the longer side of the overlay
@@ -61,63 +60,31 @@ class Results:
         return {kind: file.replace(out / f"{stem}{ENDINGS[kind]}") for kind, file in made.items()}
 
     def _make(self, kind: str, file: Path) -> None:
-        part, where = self.part, self.where
-        tags = {"SANSEG": VERSION, "MODEL": self.model, "VOCABULARY": self.words.hash}
+        part, where, words = self.part, self.where, self.words
+        made_by = source(words, self.model, self.templates)
+        tags = {name.upper(): value for name, value in made_by.items()}
         if kind == "index":
-            labels, other = self.words.labels, self.names[self._other_id]
             stripes = part.stripes("labels", geo.BLOCK)
-            geo.write_index(file, stripes, part.shape, labels, other, where, tags, self.words.colours)
+            geo.write_index(
+                file, stripes, part.shape, words.labels, words.other_name, where, tags, words.colours
+            )
         elif kind == "confidence":
             geo.write_confidence(file, part.stripes("confidence", geo.BLOCK), part.shape, where, tags)
         elif kind == "geojson":
-            geo.write_geojson(file, part.stripes("labels", geo.POLYGON_BLOCK), self.names, where)
+            stripes = part.stripes("labels", geo.POLYGON_BLOCK)
+            geo.write_geojson(file, stripes, words.meanings, where, made_by)
         elif kind == "overlay":
-            write_png(file, self.overlay())
+            write_bytes(file, encode_png(self.overlay(), text=text_chunks(made_by, words.meanings)))
         else:
             write_json(file, self.to_dict())
-
-    @property
-    def _other_id(self) -> int:
-        return other_id(len(self.words.names))
-
-    @cached_property
-    def names(self) -> dict[int, str]:
-        """Of all ids that name something; "other" in as many brackets as it takes to be no label's name."""
-        other = "other"
-        while any(other in names for names in self.words.names):
-            other = f"({other})"
-        return {**dict(enumerate(self.words.labels)), self._other_id: other}
 
     def to_dict(self) -> dict[str, Any]:
         """All but the pixels, as `Segmentation.to_dict`, and what windows and maps add to it."""
         regions, unknown = self.regions()
-        words, crs = self.words, self.where.crs
+        crs = self.where.crs
         return {
-            "sanseg": VERSION,
-            "model": self.model,
-            "width": self.part.shape[1],
-            "height": self.part.shape[0],
-            "regions": [
-                {
-                    name: round(value, 6) if isinstance(value, float) else value
-                    for name, value in fields.items()
-                }
-                for fields in map(asdict, regions)
-            ],
+            **numbers(self.words, self.model, self.templates, self.part.shape, regions),
             "unknown": {"id": self.part.unknown, "pixels": unknown},
-            "other": {
-                "id": self._other_id,
-                "name": self.names[self._other_id],
-                "colour": "#" + bytes(draw.OTHER_COLOUR).hex(),
-                "words": list(words.other),
-            },
-            "labels": [
-                {"id": id_, "label": names[0], "synonyms": list(names[1:])}
-                for id_, names in enumerate(words.names)
-            ],
-            "templates": self.templates,
-            "settings": words.settings(),
-            "vocabulary": words.hash,
             "windows": self.read_as,
             "crs": crs.to_string() if crs else None,
             "transform": list(self.where.transform)[:6] if crs else None,
@@ -140,33 +107,21 @@ class Results:
         if isinstance(reader, ArrayReader):
             image = reader.image[np.ix_(rows, columns)]
         ids = part.labels_at(rows.tolist(), columns)
-        return draw.overlay(
-            image, ids, self.words.labels, self.names[self._other_id], colours=self.words.colours
-        )
+        words = self.words
+        return draw.overlay(image, ids, words.labels, words.other_name, colours=words.colours)
 
     def regions(self) -> tuple[list[Region], int]:
         """The labels that occur, the largest first, as `Segmentation.regions`; and how many pixels are unknown.
 
         A share is of the pixels that are known.
         """
-        part, names = self.part, self.names
+        part = self.part
         pixels = np.zeros(part.unknown + 1, dtype=np.int64)
         steps = np.zeros(part.unknown + 1)
         both = zip(part.stripes("labels", geo.BLOCK), part.stripes("confidence", geo.BLOCK), strict=True)
         for (_, ids), (_, confidence) in both:
             pixels += np.bincount(ids.ravel(), minlength=len(pixels))
             steps += np.bincount(ids.ravel(), weights=confidence.ravel(), minlength=len(pixels))
-        unknown = int(pixels[-1])
-        known = max(1, int(pixels.sum()) - unknown)
-        pixels[-1] = 0
-        order = np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)].tolist()
-        return [
-            Region(
-                id_,
-                names[id_],
-                n := int(pixels[id_]),
-                n / known,
-                float(steps[id_]) / geo.CONFIDENCE_STEPS / n,
-            )
-            for id_ in order
-        ], unknown
+        unknown = int(pixels[part.unknown])
+        pixels[part.unknown] = 0
+        return find_regions(pixels, steps / geo.CONFIDENCE_STEPS, self.words.meanings), unknown

@@ -18,7 +18,7 @@ from PIL import Image
 import sanseg
 from sanseg.data.datasets import SegmentationSet
 from sanseg.folders.folder import Outcome
-from sanseg.folders.manifest import Manifest, locked
+from sanseg.folders.manifest import Manifest, Record, locked
 from sanseg.folders.plan import Plan
 from sanseg.model.san import SAN
 from sanseg.model.weights import save_san
@@ -92,6 +92,7 @@ def test_the_manifest_says_what_was_asked_and_what_came_of_it(
     assert (asked["folder"], asked["model"], asked["vocabulary"]) == ("../photos", "tiny", WORDS.hash)
     assert asked["labels"] == ["sky", "tree | woods", "cat"]
     assert (asked["formats"], asked["sanseg"]) == (["index", "json"], sanseg.__version__)
+    assert (asked["settings"], asked["colours"]) == (WORDS.settings(), [])
     assert [record["input"] for record in records] == sorted(NAMES)
     answer, record = segmenter(photos / "a.jpg", WORDS), records[0]
     assert (record["width"], record["height"], record["error"]) == (60, 40, None)
@@ -176,6 +177,18 @@ def test_a_picture_without_one_of_its_files_is_done_again(again: Again, out: Pat
     assert [name for name, _ in outcome.failed] == plan.guarded == ["deep/b.png"]
     _, plan, done = again(formats=("index", "json", "overlay"))
     assert done == ["a.jpg", "a.png", "deep/down/c.png"], "another format is added"
+
+
+def test_a_file_that_may_be_empty_is_no_missing_one(
+    photos: Path, out: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    """YOLO's text of a picture that shows no label has no lines."""
+    words = WORDS.with_thresholds(1.0)  # nothing is that sure
+    for _ in range(2):
+        done: list[Record] = []
+        segmented(photos, out, segmenter, words, formats=("index", "yolo"), each=done.append)
+    assert (out / "a.txt").read_bytes() == b""
+    assert not done
 
 
 def test_failures_are_set_aside_and_tried_again(again: Again, photos: Path, out: Path) -> None:

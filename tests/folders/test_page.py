@@ -103,6 +103,15 @@ def test_the_page_holds_every_picture_and_label(tmp_path: Path) -> None:
     assert sum(tag == "button" for tag, _ in page.tags) == 3
 
 
+def test_the_page_has_the_colours_of_the_pictures(tmp_path: Path) -> None:
+    own = (None, (255, 0, 1))
+    _, _, data = written(tmp_path / "out", replace(ASKED, colours=own))
+    shown = {one["name"]: one["colour"] for one in data["labels"]}
+    table = colour_table(2, own)
+    assert shown["sofa"] == "#ff0001"
+    assert shown["cat"] == "#{:02x}{:02x}{:02x}".format(*table[0])
+
+
 def test_the_page_is_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
     text, page, _ = written(tmp_path / "out")
     assert not re.search(r"https?://", text)

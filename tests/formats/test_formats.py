@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sanseg.formats import FORMATS
+from sanseg.formats import FORMATS, check_installed
 from sanseg.images import Geometry
 from sanseg.queries import Queries
 from sanseg.segmentation import Segmentation
@@ -92,3 +93,28 @@ def test_the_page_names_every_format() -> None:
     page = (Path(__file__).parents[2] / "docs" / "FORMATS.md").read_text(encoding="utf-8")
     for name, one in FORMATS.items():
         assert f"| `{name}` | `{one.ending}` |" in page
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_missing_extra_is_found_before_any_work(
+    seg: Segmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`needs` names no package too few: with only these, the format is made, and without any one it is refused."""
+    extra = ("scipy", "rasterio", "shapely", "pycocotools")
+    needs = FORMATS[name].needs
+    for package in {*extra} - {*needs}:
+        block(monkeypatch, package)
+    check_installed([name])
+    with_queries(seg).save(tmp_path, "cat", [name])
+    for package in needs:
+        with monkeypatch.context() as without:
+            block(without, package)
+            told = rf"the format {name} needs {package}, .*: pip install 'sanseg\[formats\]'"
+            with pytest.raises(ValueError, match=told):
+                check_installed([name])
+
+
+def block(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """As if it were not installed."""
+    for module in [package, *(one for one in sys.modules if one.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
