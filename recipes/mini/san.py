@@ -1,4 +1,4 @@
-"""The box, step 2 of 2: a small CLIP's image tower and the SAN beside it, learned together.
+"""The box, step 2 of 3: a small CLIP's image tower and the SAN beside it, learned together.
 
     python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini
     python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini --withheld
