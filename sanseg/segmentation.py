@@ -403,5 +403,5 @@ def _write_masks(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         write_bytes(folder / name, content)
     for there in folder.glob("[0-9]*-*.png"):
-        if there.name not in files:
+        if there.name not in files and "." not in there.stem:  # 0-sky.index.png is no mask of ours
             there.unlink()
