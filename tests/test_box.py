@@ -42,7 +42,7 @@ def test_one_word_does_not_paint_everything(segmenter: Segmenter, cat: Encoded) 
     seen = cat.segment("cat").mask("cat")  # a head that fills the picture but for the right edge
     width = seen.shape[1]
     assert seen[:, : int(0.6 * width)].mean() > 0.9
-    assert seen[:, int(0.93 * width) :].mean() < 0.5
+    assert seen[:, int(0.93 * width) :].mean() < 0.6
     assert cat.segment("cat", other=None).areas()["cat"] == 1.0
     cup = segmenter(EXAMPLES / "coffee.jpg", "coffee cup")
     assert 0.15 < cup.areas()["coffee cup"] < 0.5

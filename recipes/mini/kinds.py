@@ -3,11 +3,12 @@
     python recipes/mini/kinds.py --data DATA --wordnet DIR --run runs/mini
     python recipes/mini/kinds.py --data DATA --wordnet DIR --run runs/mini --withheld
 
-A woman is a person, a mug is a cup: the mask sets have labels for few kinds of things, and a network that learned
+A woman is a person, a taxi is a car: the mask sets have labels for few kinds of things, and a network that learned
 "person" is to answer to "woman". Nouns move part of the way towards the nearest label of the mask sets that stands
 above them in WordNet, by their first sense; the nouns that the measure of synonyms asks for (synonyms.txt) do not.
 The text tower of step 1 learns these targets, all others staying what they were, and takes its place in what step 2
-wrote, where the classifier's classes are embedded anew. Stop it at any time and start it again.
+wrote. The classifier's classes keep their embeddings: moved too, they took dogs and cows for others. Stop it at any
+time and start it again.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from photos import IMAGENET_SAMPLE, read_photos
 from text import read_targets, train, wordnet_first_senses, wordnet_synsets
 from torch import Tensor
 from vocabularies import read_pairs
 
 from sanseg.data.datasets import SegmentationSet
-from sanseg.model.config import CLIP_MINI, SAN_MINI
-from sanseg.model.text import TextEncoder, TextTower
+from sanseg.model.config import CLIP_MINI
+from sanseg.model.text import TextTower
 from sanseg.model.weights import load_san, save_san
 
 TOWARDS = 0.5  # of the way
@@ -113,10 +113,6 @@ def main() -> None:
     file = options.run / f"{'withheld' if options.withheld else 'mini'}.safetensors"
     san = load_san(str(file))
     san.clip.text.load_state_dict(tower.state_dict())
-    photos = read_photos(options.data / "photos")
-    classes = [one.name for one in photos if one.source == IMAGENET_SAMPLE]
-    with torch.no_grad():
-        san.clip.visual.guess.names.copy_(TextEncoder(san.clip.text.eval())(classes, SAN_MINI.templates))
     save_san(options.run / f"{file.stem}-kinds.safetensors", san, kind="san", dtype=torch.float16)
 
 
