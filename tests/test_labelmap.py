@@ -282,10 +282,16 @@ print((peak() - before) / 1024)
     assert float(run.stdout) < 200
 
 
-def test_probabilities_that_are_not_finite_are_refused() -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_refused(value: float) -> None:
     geometry = Geometry((8, 8), (8, 8), (8, 8))
+    masks, probabilities = torch.zeros(2, 4, 4), torch.full((2, 3), 0.3)
+    spoilt_masks, spoilt_probabilities = masks.clone(), probabilities.clone()
+    spoilt_masks[1, 2, 3] = spoilt_probabilities[1, 1] = value
+    with pytest.raises(ValueError, match="mask logits hold NaN or infinity"):
+        label_map(spoilt_masks, probabilities, range(3), geometry)
     with pytest.raises(ValueError, match="probabilities hold NaN or infinity"):
-        label_map(torch.zeros(2, 4, 4), torch.full((2, 3), float("nan")), range(3), geometry)
+        label_map(masks, spoilt_probabilities, range(3), geometry)
 
 
 def views_of(
