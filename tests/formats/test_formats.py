@@ -59,7 +59,7 @@ def test_the_same_result_gives_the_same_bytes(seg: Segmentation, tmp_path: Path,
     assert everything(first) == everything(second)
 
 
-@pytest.mark.parametrize("name", [*{*FORMATS} - {"yolo", "confidence", "scores"}])
+@pytest.mark.parametrize("name", sorted({*FORMATS} - {"yolo", "confidence", "scores"}))
 def test_each_says_where_it_comes_from(seg: Segmentation, tmp_path: Path, name: str) -> None:
     """YOLO's text has no room for it; arrays are packed, and are read in test_arrays."""
     content = everything(with_queries(seg).save(tmp_path, "cat", [name])[name]).decode("latin-1")
