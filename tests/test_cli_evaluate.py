@@ -371,7 +371,7 @@ def test_an_interrupt_ends_at_once_with_its_code(run: Evaluate, tmp_path: Path) 
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    time.sleep(8)  # torch is loaded by now: an interrupt while it loads may be lost; 1,000 pictures take longer
+    time.sleep(8)  # an interrupt while torch loads may be lost; 1,000 pictures take longer
     process.send_signal(signal.SIGINT)
     out, told = process.communicate(timeout=20)
     assert process.returncode == shell.INTERRUPTED, told
