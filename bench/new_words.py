@@ -17,9 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sanseg.folders.folder import Crew, segment_folder
-from sanseg.folders.walk import find_folder
+from sanseg.folders.walk import find_folder, find_images
 from sanseg.folders.work import Settings
-from sanseg.images import find_images
 from sanseg.segmenter import Segmenter, load
 from sanseg.vocabulary import Vocabulary
 

@@ -11,7 +11,7 @@ N pixels, R classifier rows, H W pixels of a picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -135,31 +135,30 @@ def calibrate(
         )
     plain = replace(words, thresholds=(), temperature=1.0)
     side = _lattice_side(len(segmenter.classifier(plain).row_label) * pictures)
-    parts = []
-    for index in range(0, pictures, 2):
-        sample = dataset[index]
-        parts.append(_Asked.of(segmenter, sample, plain).known_scores(sample.index_map, side))
-        if progress:
-            progress(1)
-    z_NR, truth_N = _joined(parts, dataset)
+
+    def asked(first: int) -> Iterator[tuple[_Asked, IndexMap]]:
+        for index in range(first, pictures, 2):
+            sample = dataset[index]
+            yield _Asked.of(segmenter, sample, plain), sample.index_map
+            if progress:
+                progress(1)
+
+    fitted = [one.known_scores(index_map, side) for one, index_map in asked(0)]
+    z_NR, truth_N = _joined(fitted, dataset)
     temperature = fit_temperature(z_NR, truth_N)
     tallies, tested = [Tally.empty(len(words.names), edges=False) for _ in range(2)], []
-    for index in range(1, pictures, 2):
-        sample = dataset[index]
-        asked = _Asked.of(segmenter, sample, plain)
-        tested.append(asked.known_scores(sample.index_map, side))
-        for one, tally in zip((1.0, temperature), tallies, strict=True):
-            ids, confidence = asked.label_map(one)
-            tally.add(ids, sample.index_map, confidence)
-        if progress:
-            progress(1)
-    losses = [loss(*_joined(tested, dataset), one) for one in (1.0, temperature)]
+    for one, index_map in asked(1):
+        tested.append(one.known_scores(index_map, side))
+        for at, tally in zip((1.0, temperature), tallies, strict=True):
+            ids, confidence = one.label_map(at)
+            tally.add(ids, index_map, confidence)
+    losses = [loss(*_joined(tested, dataset), at) for at in (1.0, temperature)]
     before, after = (Metrics.of(tally, words.labels) for tally in tallies)
     return Calibration(
         temperature=temperature,
         model=segmenter.san.config.name,
         checksum=fingerprint(segmenter.san),
-        pictures=len(parts),
+        pictures=len(fitted),
         pixels=len(z_NR),
         loss=(losses[0], losses[1]),
         tested=len(tested),

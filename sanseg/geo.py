@@ -1,13 +1,12 @@
-"""Rasters by windows, in and out: TIFF, GeoTIFF and JPEG 2000 through rasterio (extra `geo`), map coordinates kept.
+"""Rasters by windows: TIFF, GeoTIFF and JPEG 2000 through rasterio (extra `geo`), and where they lie on the map.
 
 C bands, H W pixels of the raster, h w of a window.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -18,26 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sanseg.draw import LabelMap, colour_table
 from sanseg.extras import need
 from sanseg.images import MAX_PIXELS
-from sanseg.vocabulary import Colour
 
 if TYPE_CHECKING:
-    from rasterio.io import DatasetReader, DatasetWriter
+    from rasterio.io import DatasetReader
 
 # What is read by windows, and by which of GDAL's drivers. It has many more, and some of them read other files, or the
 # network, on the word of an untrusted one.
 DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 
 CACHE_BYTES = 256 << 20  # of decoded blocks: rasterio takes bytes; the default is a share of the memory
-BLOCK = 512  # pixels, the side of the blocks that are written
-POLYGON_BLOCK = (
-    2048  # pixels: polygons end where a square of this side does, so that memory does not grow with them
-)
 SAMPLE = 1024  # pixels, the longer side of what a stretch is measured on
-CONFIDENCE_STEPS = 10_000  # a confidence of 1 in the file; its scale says so
-NO_CONFIDENCE = 65_535
 
 GROUND_LEVEL = (
     "{name} has map coordinates. sanseg's models learned from photos taken on the ground: from the air, their answer"
@@ -54,7 +45,7 @@ def rasterio() -> ModuleType:
 
 
 @contextmanager
-def _gdal() -> Iterator[ModuleType]:
+def gdal() -> Iterator[ModuleType]:
     """With a bounded cache; a raster without map coordinates is nothing to warn of."""
     package = rasterio()
     with warnings.catch_warnings(), package.Env(GDAL_CACHEMAX=CACHE_BYTES):
@@ -143,7 +134,7 @@ def _opened(path: str | PathLike[str]) -> Iterator[DatasetReader]:
     path = Path(path)
     if not path.is_file():  # also what rasterio would take for an address on the network
         raise FileNotFoundError(f"there is no file {path}: check the path")
-    with _gdal() as package:
+    with gdal() as package:
         try:
             dataset = package.open(path.resolve(), driver=DRIVERS[path.suffix.lower()])
         except package.errors.RasterioIOError as error:
@@ -295,169 +286,3 @@ def _bands(dataset: DatasetReader, name: str, wanted: Sequence[int] | None) -> t
     if {"red", "green", "blue"} <= set(called):
         return called["red"], called["green"], called["blue"]
     return (1, 2, 3) if dataset.count >= 3 else (1,)
-
-
-def unknown_id(labels: int) -> int:
-    """What a label map holds where the raster knows nothing: 255, or 65535 for more than 254 labels."""
-    return 255 if labels <= 254 else 65_535
-
-
-@contextmanager
-def _create(
-    path: Path, shape: tuple[int, int], where: Georeference, **profile: Any
-) -> Iterator[DatasetWriter]:
-    """A tiled, compressed TIFF of one band. Written row of blocks by row of blocks, the same bytes each time."""
-    with (
-        _gdal() as package,
-        package.open(
-            path,
-            "w",
-            driver="GTiff",
-            height=shape[0],
-            width=shape[1],
-            count=1,
-            tiled=True,
-            blockxsize=BLOCK,
-            blockysize=BLOCK,
-            compress="deflate",
-            bigtiff="if_safer",
-            **where.profile(),
-            **profile,
-        ) as dataset,
-    ):
-        yield dataset
-
-
-def _write(dataset: DatasetWriter, stripes: Iterator[tuple[slice, NDArray[Any]]]) -> None:
-    window = rasterio().windows.Window
-    for rows, pixels in stripes:
-        assert rows.start % BLOCK == 0, rows  # a block that is written twice is stored twice
-        dataset.write(pixels, 1, window=window(0, rows.start, pixels.shape[1], len(pixels)))
-
-
-def write_index(
-    path: Path,
-    stripes: Iterator[tuple[slice, LabelMap]],
-    shape: tuple[int, int],
-    labels: Sequence[str],
-    other: str,
-    where: Georeference,
-    tags: Mapping[str, str],
-    own: Sequence[Colour | None] = (),
-) -> None:
-    """A label map as TIFF: 8 or 16 bits, the overlay's colours as palette, what is unknown as no data.
-
-    stripes: the map from top to bottom, BLOCK rows or a multiple of it at a time.
-    labels, other: the names, which become tags LABEL_0, LABEL_1, ..., beside `tags`. own: as `draw.colour_table`.
-    """
-    unknown = unknown_id(len(labels))
-    names = dict(enumerate(labels)) | {unknown - 1: other}
-    colours = colour_table(len(labels), own)
-    with _create(
-        path, shape, where, dtype="uint8" if unknown == 255 else "uint16", nodata=unknown
-    ) as dataset:
-        dataset.write_colormap(1, {number: (*colour, 255) for number, colour in enumerate(colours.tolist())})
-        dataset.update_tags(**tags, **{f"LABEL_{number}": name for number, name in names.items()})
-        dataset.set_band_description(1, "label")
-        _write(dataset, stripes)
-
-
-def write_confidence(
-    path: Path,
-    stripes: Iterator[tuple[slice, NDArray[np.uint16]]],
-    shape: tuple[int, int],
-    where: Georeference,
-    tags: Mapping[str, str],
-) -> None:
-    """Confidence as TIFF: 16 bits in ten-thousandths, which its scale tells GDAL's users; 65535 is no data."""
-    with _create(path, shape, where, dtype="uint16", nodata=NO_CONFIDENCE, predictor=2) as dataset:
-        dataset.scales = (1 / CONFIDENCE_STEPS,)
-        dataset.update_tags(**tags)
-        dataset.set_band_description(1, "confidence")
-        _write(dataset, stripes)
-
-
-def check_polygons(where: Georeference) -> str | None:
-    """What GeoJSON calls the raster's coordinates; None where it has none.
-
-    Raises ValueError for coordinates without a code (EPSG, for one), which GeoJSON cannot name, and for a raster that
-    only has ground control points.
-    """
-    if where.gcps:
-        raise ValueError(
-            "polygons need a raster with a transform, this has control points only: warp it first"
-        )
-    if not where.crs:
-        return None
-    code = where.crs.to_authority()
-    if code is None:
-        raise ValueError(
-            "the raster's coordinates have no code (as EPSG:32633) that GeoJSON could name: warp it to some that"
-            " have one"
-        )
-    return f"urn:ogc:def:crs:{code[0]}::{code[1]}"
-
-
-def write_geojson(
-    path: Path,
-    stripes: Iterator[tuple[slice, LabelMap]],
-    names: Mapping[int, str],
-    where: Georeference,
-    tags: Mapping[str, str],
-) -> None:
-    """Polygons in map coordinates, a feature a line: id, label, and how many pixels it covers.
-
-    stripes: the label map from top to bottom; polygons end where a stripe does, and at every POLYGON_BLOCK columns.
-    names: of the ids that become polygons. tags: members of the collection beside its features.
-
-    Without map coordinates, x and y are pixels from the upper left corner.
-
-    Raises as `check_polygons`.
-    """
-    head: dict[str, Any] = {"type": "FeatureCollection", **tags}
-    code = check_polygons(where)
-    if code is not None:
-        head["crs"] = {"type": "name", "properties": {"name": code}}
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "features": [')
-        separator = "\n"
-        for rows, ids in stripes:
-            for left in range(0, ids.shape[1], POLYGON_BLOCK):
-                block = ids[:, left : left + POLYGON_BLOCK]
-                for feature in _features(block, rows.start, left, names, where.transform):
-                    file.write(separator + json.dumps(feature, ensure_ascii=False))
-                    separator = ",\n"
-        file.write("\n]}\n")
-
-
-def _features(
-    block: LabelMap, top: int, left: int, names: Mapping[int, str], transform: Any
-) -> Iterator[dict[str, Any]]:
-    features = rasterio().features
-    wanted = np.isin(block, [*names])
-    for geometry, value in features.shapes(block, mask=wanted, connectivity=4):
-        rings = [np.array(ring) for ring in geometry["coordinates"]]
-        pixels = _area(rings[0]) - sum(map(_area, rings[1:]))
-        yield {
-            "type": "Feature",
-            "properties": {"id": int(value), "label": names[int(value)], "pixels": round(pixels)},
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [_placed(ring, top, left, transform) for ring in rings],
-            },
-        }
-
-
-def _area(ring_N2: NDArray[np.float64]) -> float:
-    """Of a closed ring, whichever way round it goes."""
-    x, y = ring_N2.T
-    return abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
-
-
-def _placed(ring_N2: NDArray[np.float64], top: int, left: int, transform: Any) -> list[list[float]]:
-    """On the map, to a billionth of its unit."""
-    x, y = ring_N2[:, 0] + left, ring_N2[:, 1] + top
-    east = transform.a * x + transform.b * y + transform.c
-    north = transform.d * x + transform.e * y + transform.f
-    rounded: list[list[float]] = np.stack([east, north], axis=1).round(9).tolist()
-    return rounded

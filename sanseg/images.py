@@ -13,7 +13,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -377,41 +377,6 @@ def prepare(image: NDArray[np.uint8], config: SANConfig, how: str = "evaluation"
     padded[:, :height, :width] = (torch.from_numpy(resized).permute(2, 0, 1) - mean) / std
     geometry = Geometry((image.shape[0], image.shape[1]), (height, width), (padded_height, padded_width))
     return padded, geometry
-
-
-def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The picture files that paths, folders and glob patterns name: sorted, each once.
-
-    A folder gives the files in it, at any depth, whose suffix is one of SUFFIXES, whatever its case; not the
-    hidden ones. A pattern ("photos/*.jpg", "**/*.png") gives the files among its matches with such a suffix.
-    Any other path is taken as it is, whatever its suffix and even if there is no such file: reading it says
-    what is wrong, and the others need not wait for that.
-
-    Raises ValueError where a folder or a pattern gives nothing, or `paths` is empty.
-    """
-    if isinstance(paths, str | os.PathLike):
-        raise ValueError(f"one path, {str(paths)!r}, where a list is wanted: pass [{str(paths)!r}]")
-    if not paths:
-        raise ValueError("no pictures named: pass files, folders or glob patterns")
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            files = [file for file in path.rglob("*") if not _hidden(file.relative_to(path))]
-        elif set(str(path)) & set("*?[") and not path.exists():
-            files = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        else:
-            found.setdefault(path.resolve(), path)
-            continue
-        files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
-        if not files:
-            raise ValueError(f"no pictures in {path}: wanted files that end in {', '.join(sorted(SUFFIXES))}")
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return sorted(found.values())
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

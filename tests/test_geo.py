@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sanseg import draw, geo, images
+from sanseg.large import files
 
 rasterio = pytest.importorskip("rasterio")
 shapely = pytest.importorskip("shapely")
@@ -178,7 +179,7 @@ def test_what_cannot_be_read_by_windows_is_refused(tmp_path: Path, monkeypatch: 
     assert images.MAX_PIXELS > 1000
 
 
-def stripes(pixels: NDArray[Any], high: int = geo.BLOCK) -> Any:
+def stripes(pixels: NDArray[Any], high: int = files.BLOCK) -> Any:
     return (
         (slice(top, min(top + high, len(pixels))), pixels[top : top + high])
         for top in range(0, len(pixels), high)
@@ -187,14 +188,14 @@ def stripes(pixels: NDArray[Any], high: int = geo.BLOCK) -> Any:
 
 @pytest.mark.parametrize("labels", [3, 300])
 def test_a_label_map_comes_back_with_its_place_names_and_colours(tmp_path: Path, labels: int) -> None:
-    unknown = geo.unknown_id(labels)
+    unknown = files.unknown_id(labels)
     ids = numbers(600, 700, high=labels, dtype="uint8" if labels == 3 else "uint16")
     ids[100:200] = unknown
     ids[300:310] = unknown - 1
     names = [f"thing <{number}> & é" for number in range(labels)]
     paths = [tmp_path / "one.tif", tmp_path / "two.tif"]
     for path in paths:
-        geo.write_index(path, stripes(ids), ids.shape, names, "other", MAP, {"MODEL": "tiny"})
+        files.write_index(path, stripes(ids), ids.shape, names, "other", MAP, {"MODEL": "tiny"})
     assert len({hashlib.sha256(path.read_bytes()).digest() for path in paths}) == 1
     with rasterio.open(paths[0]) as dataset:
         assert (dataset.crs, dataset.transform, dataset.nodata) == (NORTH, PLACE, unknown)
@@ -215,12 +216,12 @@ def test_a_label_map_comes_back_with_its_place_names_and_colours(tmp_path: Path,
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_confidence_comes_back_in_units(tmp_path: Path) -> None:
     steps = numbers(520, 30, high=10_001, dtype="uint16")
-    steps[:4] = geo.NO_CONFIDENCE
-    geo.write_confidence(tmp_path / "c.tif", stripes(steps), steps.shape, NOWHERE, {})
+    steps[:4] = files.NO_CONFIDENCE
+    files.write_confidence(tmp_path / "c.tif", stripes(steps), steps.shape, NOWHERE, {})
     with rasterio.open(tmp_path / "c.tif") as dataset:
         assert dataset.scales == (1e-4,)
         values = dataset.read(1, masked=True)
-        np.testing.assert_array_equal(values.mask, steps == geo.NO_CONFIDENCE)
+        np.testing.assert_array_equal(values.mask, steps == files.NO_CONFIDENCE)
         np.testing.assert_array_equal(values.data, steps)
         assert dataset.crs is None
 
@@ -237,7 +238,7 @@ def rasterised(path: Path, shape: tuple[int, int], transform: Affine) -> NDArray
 
 
 def test_polygons_cover_the_map_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geo, "POLYGON_BLOCK", 24)
+    monkeypatch.setattr(files, "POLYGON_BLOCK", 24)
     ids = np.kron(numbers(9, 11, high=3), np.ones((7, 6), "uint8"))
     ids[20:30, 10:40] = 254
     ids[:3, :5] = 255
@@ -245,7 +246,7 @@ def test_polygons_cover_the_map_exactly(tmp_path: Path, monkeypatch: pytest.Monk
     names = {0: "sky", 1: 'a "b"', 2: "c", 254: "other"}
     for where in (MAP, NOWHERE):
         path = tmp_path / "a.geojson"
-        geo.write_geojson(path, stripes(ids, 24), names, where, {})
+        files.write_geojson(path, stripes(ids, 24), names, where, {})
         np.testing.assert_array_equal(rasterised(path, ids.shape, where.transform), ids)
         found = json.loads(path.read_text(encoding="utf-8"))
         pixel = abs(where.transform.determinant)
@@ -254,21 +255,23 @@ def test_polygons_cover_the_map_exactly(tmp_path: Path, monkeypatch: pytest.Monk
             assert polygon.area == pytest.approx(feature["properties"]["pixels"] * pixel)
             assert feature["properties"]["label"] == names[feature["properties"]["id"]]
         assert ("crs" in found) == (where is MAP)
-    geo.write_geojson(path, stripes(ids, 24), names, MAP, {"sanseg": "1"})
+    files.write_geojson(path, stripes(ids, 24), names, MAP, {"sanseg": "1"})
     found = json.loads(path.read_text())
     assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
     assert found["sanseg"] == "1"
 
 
 def test_polygons_of_nothing_are_a_file_too(tmp_path: Path) -> None:
-    geo.write_geojson(tmp_path / "a.geojson", stripes(np.full((5, 5), 255, "uint8")), {0: "sky"}, NOWHERE, {})
+    files.write_geojson(
+        tmp_path / "a.geojson", stripes(np.full((5, 5), 255, "uint8")), {0: "sky"}, NOWHERE, {}
+    )
     assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
 
 
 def test_coordinates_that_geojson_cannot_name_are_refused(tmp_path: Path) -> None:
     odd = CRS.from_proj4("+proj=tmerc +lat_0=12.3 +lon_0=4.5 +k=0.7 +x_0=1 +y_0=2 +ellps=bessel +units=m")
     with pytest.raises(ValueError, match="have no code"):
-        geo.write_geojson(
+        files.write_geojson(
             tmp_path / "a.geojson",
             stripes(np.zeros((5, 5), "uint8")),
             {0: "sky"},

@@ -22,7 +22,6 @@ from sanseg import images
 from sanseg.images import (
     Geometry,
     ImageSource,
-    find_images,
     prepare,
     read_image,
     resize,
@@ -448,36 +447,6 @@ def test_thin_pictures_stay_small() -> None:
 
 
 # Files
-
-
-def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("b.jpg", "a.PNG", "deep/er/c.webp", "notes.txt", ".hidden.jpg", ".cache/d.jpg", "x[1].jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.jpg").mkdir()
-    monkeypatch.chdir(tmp_path)
-
-    def names(*paths: str | Path) -> list[str]:
-        return [path.as_posix() for path in find_images(paths)]
-
-    assert names(".") == ["a.PNG", "b.jpg", "deep/er/c.webp", "x[1].jpg"]
-    assert names("*.jpg") == [".hidden.jpg", "b.jpg", "x[1].jpg"]
-    assert names("**/*.webp") == ["deep/er/c.webp"]
-    assert names(f"{tmp_path}/b.*") == [f"{tmp_path.as_posix()}/b.jpg"]
-    assert names("x[1].jpg") == ["x[1].jpg"]
-    assert names("b.jpg", "a.PNG", tmp_path / "b.jpg", "./b.jpg", "[ab].*") == ["a.PNG", "b.jpg"]
-    assert names("notes.txt", "gone.jpg") == ["gone.jpg", "notes.txt"]  # reading them says what is wrong
-
-
-def test_find_images_refuses_to_find_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no pictures in .*: wanted files that end in \.avif"):
-        find_images([tmp_path])
-    with pytest.raises(ValueError, match="no pictures in"):
-        find_images([tmp_path / "*.jpg"])
-    with pytest.raises(ValueError, match="no pictures named"):
-        find_images([])
-    with pytest.raises(ValueError, match="'photos', where a list"):
-        find_images("photos")
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

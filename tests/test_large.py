@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sanseg import geo, images
-from sanseg.large import part
+from sanseg.large import files, part
 from sanseg.large.run import Options, segment_large
 from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
@@ -168,7 +168,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int) -> Callable[[], int]:
     monkeypatch.setattr(Path, "replace", dying(Path.replace))
     monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
     for name in ("write_index", "write_confidence", "write_geojson"):
-        monkeypatch.setattr(geo, name, dying(getattr(geo, name), late=True))
+        monkeypatch.setattr(files, name, dying(getattr(files, name), late=True))
     return lambda: steps
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sanseg.cli.claims import compare, tell_claims, told_of
+from sanseg.cli.model_options import Clip, Device, Model, Quiet
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, check_room, commit, mistakes_in_one_line
 
 if TYPE_CHECKING:
@@ -28,11 +29,8 @@ EXIT_CODES = f"Exit codes: 0 all good; {BAD_USE} bad use, or too little memory; 
 
 @app.command(epilog=EXIT_CODES)
 def bench(
-    model: Annotated[str, typer.Option(help="A name ('sanseg models' lists them) or a checkpoint.")] = "mini",
-    clip: Annotated[
-        str | None,
-        typer.Option(help="For a checkpoint that is only an adapter: the one whose CLIP it needs."),
-    ] = None,
+    model: Model = "mini",
+    clip: Clip = None,
     random: Annotated[
         bool, typer.Option("--random", help="The model's network with random weights: nothing is downloaded.")
     ] = False,
@@ -45,7 +43,7 @@ def bench(
         list[str] | None,
         typer.Option(help="float32 (by default), bfloat16, float16 or auto; give it again for several."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: Device = "auto",
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 7,
     plain: Annotated[
         bool,
@@ -69,7 +67,7 @@ def bench(
     json: Annotated[
         Path | None, typer.Option(help="Write all figures, those of each round included.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure what a photo costs: time, operations, memory.
 

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, check_room, complain, mistakes_in_one_line
-from sanseg.cli.words_options import NoOther, OtherWords, Synonyms, Templates, settle
+from sanseg.cli.words_options import HowAsked, NoOther, OtherWords, Synonyms, Templates
 
 if TYPE_CHECKING:
     from sanseg.calibration import Calibration
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 )
 def calibrate(
     data: Annotated[Path, typer.Option(help="The folder of a data set, as sanseg evaluate reads it.")],
-    model: Annotated[str, typer.Option(help="A name ('sanseg models' lists them) or a checkpoint.")] = "mini",
-    clip: Annotated[
-        str | None,
-        typer.Option(help="For a checkpoint that is only an adapter: the one whose CLIP it needs."),
-    ] = None,
+    model: Model = "mini",
+    clip: Clip = None,
     split: Annotated[str, typer.Option(help="Which pictures of the set.")] = "val",
     form: Annotated[str, typer.Option(help="The form of the set; auto finds out.")] = "auto",
     labels: Annotated[
@@ -51,11 +49,9 @@ def calibrate(
     figure: Annotated[
         Path | None, typer.Option(help="Draw the reliability before and after as a PNG (needs matplotlib).")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Of the network: float32, bfloat16, float16, or auto.")
-    ] = "float32",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    quiet: Quiet = False,
 ) -> None:
     """Fit a temperature, so that what is called 80 % sure is right 80 % of the time.
 
@@ -77,7 +73,7 @@ def calibrate(
 
         dataset = SegmentationSet.open(data, split, form)
         own = dataset.vocabulary if labels is None else Vocabulary.from_file(labels)
-        words = settle(own, other, no_other, templates=templates, synonyms=synonyms)
+        words = HowAsked(other, no_other, templates, synonyms).of(own)
         segmenter = load(model, device, dtype=dtype, clip=clip)
         with watched(dataset.name, Console(quiet=quiet)) as progress:
             encode_words(segmenter, words, progress)

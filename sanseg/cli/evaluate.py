@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sanseg.cli.evaluation_results import Looks, document, tell, tell_differences, tell_how, write_figures
+from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet
 from sanseg.cli.shell import (
     BAD_USE,
     INTERRUPTED,
@@ -44,11 +45,8 @@ TRAINED_ON = {"mini": "mini", "san-vit-b-16": "coco_stuff_171", "san-vit-l-14": 
 @app.command(epilog=EXIT_CODES)
 def evaluate(
     data: Annotated[list[Path], typer.Option(help="The folder of a data set; give it again for more sets.")],
-    model: Annotated[str, typer.Option(help="A name ('sanseg models' lists them) or a checkpoint.")] = "mini",
-    clip: Annotated[
-        str | None,
-        typer.Option(help="For a checkpoint that is only an adapter: the one whose CLIP it needs."),
-    ] = None,
+    model: Model = "mini",
+    clip: Clip = None,
     method: Annotated[
         str,
         typer.Option(help="What names the model's masks: san, or the slower ways simseg or maskclip."),
@@ -90,11 +88,9 @@ def evaluate(
             " exit 1 where the mIoU differs by more than 0.1."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Of the network: float32, bfloat16, float16, or auto.")
-    ] = "float32",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    quiet: Quiet = False,
 ) -> None:
     """Measure a model on labelled pictures.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sanseg.cli.model_options import Clip, Model
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, mistakes_in_one_line
 
 EXIT_CODES = f"Exit codes: 0 all good; {BAD_USE} bad use, nothing was written; {INTERRUPTED} interrupted."
@@ -15,11 +16,8 @@ EXIT_CODES = f"Exit codes: 0 all good; {BAD_USE} bad use, nothing was written; {
 @app.command(epilog=EXIT_CODES)
 def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="The .pt2 file to write.")],
-    model: Annotated[str, typer.Option(help="A name ('sanseg models' lists them) or a checkpoint.")] = "mini",
-    clip: Annotated[
-        str | None,
-        typer.Option(help="For a checkpoint that is only an adapter: the one whose CLIP it needs."),
-    ] = None,
+    model: Model = "mini",
+    clip: Clip = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write the network from picture to masks and region embeddings as a program of torch.export.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +10,12 @@ import typer
 from rich.console import Console
 
 from sanseg.cli import segment_large
+from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet
 from sanseg.cli.segment_screen import Screen
-from sanseg.cli.shell import EXIT_CODES, INTERRUPTED, SOME_FAILED, app, complain, mistakes_in_one_line
+from sanseg.cli.shell import EXIT_CODES, app, complain, mistakes_in_one_line
 from sanseg.cli.words_options import (
     Classes,
+    HowAsked,
     Labels,
     NoOther,
     OtherWords,
@@ -36,16 +37,10 @@ def segment(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for results; files of the same name are replaced.")
     ] = Path("segmented"),
-    model: Annotated[str, typer.Option(help="A name ('sanseg models' lists them) or a checkpoint.")] = "mini",
-    clip: Annotated[
-        str | None,
-        typer.Option(help="For a checkpoint that is only an adapter: the one whose CLIP it needs."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(help="float32, bfloat16, float16. auto: bfloat16 where the device has it natively."),
-    ] = "float32",
+    model: Model = "mini",
+    clip: Clip = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     other: OtherWords = None,
     no_other: NoOther = False,
     templates: Templates = None,
@@ -90,7 +85,7 @@ def segment(
     bands: segment_large.Bands = "",
     stretch: segment_large.Stretch = "",
     max_megapixels: segment_large.MaxMegapixels = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Segment photos into the things named.
 
@@ -101,16 +96,8 @@ def segment(
     Large TIFFs go by windows, into PHOTO.index.tif and PHOTO.confidence.tif.
     """
     with mistakes_in_one_line():
-        vocabulary = read_words(
-            classes,
-            labels,
-            other,
-            no_other,
-            templates=templates,
-            synonyms=synonyms,
-            threshold=threshold,
-            temperature=temperature,
-        )
+        how = HowAsked(other, no_other, templates, synonyms, threshold, temperature)
+        vocabulary = how.of(read_words(classes, labels))
         patterns = tuple(include or ()), tuple(exclude or ())
         large = segment_large.Large(window, overlap, bands, stretch, max_megapixels)
         is_folder = any(Path(photo).is_dir() for photo in photos)
@@ -156,21 +143,11 @@ def segment(
                     found, crew, settings, overwrite=overwrite, planned=screen.planned, each=screen.line
                 )
         if options is not None and not outcome.stopped:
-            large_failed = segment_large.segment_by_windows(
+            failed = segment_large.segment_by_windows(
                 crew.segmenter, vocabulary, by_windows, out, options, console
             )
-            outcome = replace(
-                outcome,
-                failed=[*outcome.failed, *large_failed],
-                by_windows=(len(by_windows), len(large_failed)),
-            )
+            outcome = outcome.and_by_windows(len(by_windows), failed)
         if crew.segmenter.text_cache.trouble:
             complain(crew.segmenter.text_cache.trouble)
         screen.end(outcome)
-    for name, reason in outcome.failed:
-        complain(f"failed: {reason if name in reason else f'{name}: {reason}'}")
-    if outcome.stopped:
-        complain(f"sanseg: interrupted{screen.how_to_go_on(outcome, overwrite=overwrite)}")
-        raise typer.Exit(INTERRUPTED)
-    if outcome.failed:
-        raise typer.Exit(SOME_FAILED)
+    screen.end_with_code(outcome, overwrite=overwrite)

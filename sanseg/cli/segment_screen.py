@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
+
+from sanseg.cli.shell import INTERRUPTED, SOME_FAILED, complain
 
 if TYPE_CHECKING:
     from sanseg.folders.folder import Outcome
@@ -105,10 +108,17 @@ class Screen:
         asked = len(outcome.records) + outcome.left + more
         self.say(f"{whole} of {asked} segmented into {self.out.resolve()}")
 
-    def how_to_go_on(self, outcome: Outcome, *, overwrite: bool) -> str:
-        if outcome.index is None:
-            return ""
-        return f", {outcome.left} pictures are left: the same command{' without --overwrite' * overwrite} goes on"
+    def end_with_code(self, outcome: Outcome, *, overwrite: bool) -> None:
+        """What failed, a line each, and how to go on where it was stopped. Raises typer.Exit but where all is good."""
+        for name, reason in outcome.failed:
+            complain(f"failed: {reason if name in reason else f'{name}: {reason}'}")
+        if outcome.stopped:
+            again = f"the same command{' without --overwrite' * overwrite} goes on"
+            left = "" if outcome.index is None else f", {outcome.left} pictures are left: {again}"
+            complain(f"sanseg: interrupted{left}")
+            raise typer.Exit(INTERRUPTED)
+        if outcome.failed:
+            raise typer.Exit(SOME_FAILED)
 
 
 def summary(records: Iterable[Record]) -> Table:

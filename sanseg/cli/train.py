@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from sanseg.cli.model_options import Device, Quiet
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, complain, mistakes_in_one_line
 from sanseg.cli.team import joined
 from sanseg.cli.train_data import Checks, open_train, open_val
@@ -117,8 +118,8 @@ def train(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out the pictures that cannot be used.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Train on pictures with masks.
 

@@ -10,8 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, check_room, complain, mistakes_in_one_line
-from sanseg.cli.words_options import NoOther, OtherWords, Synonyms, Temperature, Templates, Threshold, settle
+from sanseg.cli.words_options import (
+    HowAsked,
+    NoOther,
+    OtherWords,
+    Synonyms,
+    Temperature,
+    Templates,
+    Threshold,
+)
 
 if TYPE_CHECKING:
     from sanseg.wording import Wording
@@ -24,15 +33,10 @@ def words(
     classes: Annotated[
         str, typer.Argument(metavar="WORDS", help="As -c of sanseg segment: 'sofa, couch', @ade150, @FILE.")
     ],
-    model: Annotated[str, typer.Option(help="A name ('sanseg models' lists them) or a checkpoint.")] = "mini",
-    clip: Annotated[
-        str | None,
-        typer.Option(help="For a checkpoint that is only an adapter: the one whose CLIP it needs."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Of the network: float32, bfloat16, float16, or auto.")
-    ] = "float32",
+    model: Model = "mini",
+    clip: Clip = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     other: OtherWords = None,
     no_other: NoOther = False,
     templates: Templates = None,
@@ -47,7 +51,7 @@ def words(
         Path | None,
         typer.Option(help="Write the words for later: .safetensors with their embeddings, or .json without."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look at words before pictures: which are alike to the model, which are odd to it, and what is spelt nearly so.
 
@@ -57,15 +61,8 @@ def words(
         from sanseg.vocabulary import Vocabulary
 
         check_room(picture, ".png")
-        vocabulary = settle(
-            Vocabulary.from_text(classes, files=True),
-            other,
-            no_other,
-            templates=templates,
-            synonyms=synonyms,
-            threshold=threshold,
-            temperature=temperature,
-        )
+        how = HowAsked(other, no_other, templates, synonyms, threshold, temperature)
+        vocabulary = how.of(Vocabulary.from_text(classes, files=True))
         if save is not None:
             check_room(save, ".json" if save.suffix.lower() == ".json" else ".safetensors")
         from sanseg.segmenter import load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,61 +65,43 @@ Temperature = Annotated[
 ]
 
 
-def read_words(
-    classes: str,
-    labels: Path | None,
-    other: str | None = None,
-    no_other: bool = False,
-    *,
-    templates: str | None = None,
-    synonyms: str | None = None,
-    threshold: Sequence[str] | None = None,
-    temperature: float | None = None,
-) -> Vocabulary:
-    """The words of these options. What is None is as a file of labels says. Raises ValueError for what is wrong."""
+@dataclass(frozen=True)
+class HowAsked:
+    """What the options say of how words are asked. What is None is as a file of labels says."""
+
+    other: str | None = None
+    no_other: bool = False
+    templates: str | None = None
+    synonyms: str | None = None
+    threshold: Sequence[str] | None = None
+    temperature: float | None = None
+
+    def of(self, vocabulary: Vocabulary) -> Vocabulary:
+        """A vocabulary with what the options say in place of its own. Raises ValueError for what is wrong."""
+        if self.no_other and self.other is not None:
+            raise ValueError("--other and --no-other contradict each other: give one of them")
+        if self.no_other:
+            vocabulary = vocabulary.with_other(None)
+        elif self.other is not None or not vocabulary.other:
+            vocabulary = vocabulary.with_other("auto" if self.other is None else self.other)
+        if self.templates is not None:
+            vocabulary = replace(vocabulary, templates=read_templates(self.templates))
+        if self.synonyms is not None:
+            vocabulary = replace(vocabulary, synonyms=self.synonyms)
+        if self.threshold:
+            vocabulary = with_thresholds(vocabulary, self.threshold)
+        if self.temperature is not None:
+            vocabulary = replace(vocabulary, temperature=self.temperature)
+        return vocabulary
+
+
+def read_words(classes: str, labels: Path | None) -> Vocabulary:
+    """The words of -c or of a file. Raises ValueError for none, for both, and for what is wrong with them."""
     from sanseg.vocabulary import Vocabulary
 
     if bool(classes) == bool(labels):
         raise ValueError("say what to look for, either -c 'sky, tree' or --labels FILE")
-    return settle(
-        Vocabulary.from_file(labels) if labels else Vocabulary.from_text(classes, files=True),
-        other,
-        no_other,
-        templates=templates,
-        synonyms=synonyms,
-        threshold=threshold,
-        temperature=temperature,
-    )
-
-
-def settle(
-    vocabulary: Vocabulary,
-    other: str | None = None,
-    no_other: bool = False,
-    *,
-    templates: str | None = None,
-    synonyms: str | None = None,
-    threshold: Sequence[str] | None = None,
-    temperature: float | None = None,
-) -> Vocabulary:
-    """A vocabulary with what the options say in place of its own. Raises ValueError for what is wrong."""
-    from dataclasses import replace
-
-    if no_other and other is not None:
-        raise ValueError("--other and --no-other contradict each other: give one of them")
-    if no_other:
-        vocabulary = vocabulary.with_other(None)
-    elif other is not None or not vocabulary.other:
-        vocabulary = vocabulary.with_other("auto" if other is None else other)
-    if templates is not None:
-        vocabulary = replace(vocabulary, templates=read_templates(templates))
-    if synonyms is not None:
-        vocabulary = replace(vocabulary, synonyms=synonyms)
-    if threshold:
-        vocabulary = with_thresholds(vocabulary, threshold)
-    if temperature is not None:
-        vocabulary = replace(vocabulary, temperature=temperature)
-    return vocabulary
+    return Vocabulary.from_file(labels) if labels else Vocabulary.from_text(classes, files=True)
 
 
 def with_thresholds(vocabulary: Vocabulary, told: Sequence[str]) -> Vocabulary:

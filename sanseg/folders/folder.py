@@ -55,6 +55,10 @@ class Outcome:
     index: Path | None = None
     by_windows: tuple[int, int] = (0, 0)
 
+    def and_by_windows(self, pictures: int, failed: list[tuple[str, str]]) -> Outcome:
+        """With so many pictures more, and those of them that failed."""
+        return replace(self, failed=[*self.failed, *failed], by_windows=(pictures, len(failed)))
+
 
 def segment_files(
     stem_of: Mapping[Path, str],

@@ -10,7 +10,7 @@ from fnmatch import translate
 from itertools import count
 from pathlib import Path, PurePosixPath
 
-from sanseg.images import SUFFIXES, find_images
+from sanseg.images import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,45 @@ def _fits(pattern: str, path: str) -> bool:
     return any(regex.match(candidate) for candidate in candidates)
 
 
+def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The picture files that paths, folders and glob patterns name: sorted, each once.
+
+    A folder gives the files in it, at any depth, whose suffix is one of SUFFIXES, whatever its case; not the
+    hidden ones. A pattern ("photos/*.jpg", "**/*.png") gives the files among its matches with such a suffix.
+    Any other path is taken as it is, whatever its suffix and even if there is no such file: reading it says
+    what is wrong, and the others need not wait for that.
+
+    Raises ValueError where a folder or a pattern gives nothing, or `paths` is empty.
+    """
+    if isinstance(paths, str | os.PathLike):
+        raise ValueError(f"one path, {str(paths)!r}, where a list is wanted: pass [{str(paths)!r}]")
+    if not paths:
+        raise ValueError("no pictures named: pass files, folders or glob patterns")
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            files = [file for file in path.rglob("*") if not _hidden(file.relative_to(path))]
+        elif set(str(path)) & set("*?[") and not path.exists():
+            files = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        else:
+            found.setdefault(path.resolve(), path)
+            continue
+        files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+        if not files:
+            raise ValueError(f"no pictures in {path}: wanted files that end in {', '.join(sorted(SUFFIXES))}")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return sorted(found.values())
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def find_folder(paths: Sequence[str], out: Path, patterns: Patterns = Patterns()) -> Found:
     """The pictures of folders, at any depth, and of whatever else is named beside them.
 
-    paths: as `images.find_images` takes them. With one folder, the pictures' paths are relative to it, else to
+    paths: as `find_images` takes them. With one folder, the pictures' paths are relative to it, else to
     the deepest folder that holds everything named. Hidden files and folders, and what lies in `out`, are left out.
 
     Raises ValueError where nothing is found, and where a folder is `out` or lies in it.
@@ -73,7 +108,7 @@ def find_folder(paths: Sequence[str], out: Path, patterns: Patterns = Patterns()
 def find_files(paths: Sequence[str], out: Path) -> list[Path]:
     """The pictures that files and patterns name: sorted, each once; a pattern takes no results in `out` for pictures.
 
-    Raises ValueError as `images.find_images`, and where a pattern gives nothing else.
+    Raises ValueError as `find_images`, and where a pattern gives nothing else.
     """
     files: dict[Path, Path] = {}
     for path in paths:
@@ -96,7 +131,7 @@ def _files(path: str, own: Path, patterns: Patterns) -> list[Path]:
 
 
 def _outside(path: str, own: Path) -> list[Path]:
-    """As `images.find_images` of a file or a pattern, but for what lies in `own`, unless all of it does."""
+    """As `find_images` of a file or a pattern, but for what lies in `own`, unless all of it does."""
     files = find_images([path])
     if _base(path).resolve().is_relative_to(own):
         return files

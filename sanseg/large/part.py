@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from sanseg import geo
 from sanseg.draw import LabelMap
 from sanseg.images import Geometry, write_bytes, write_json
+from sanseg.large import files
 from sanseg.windows import Band, Layout, Place, Seen
 
 RUN = "run.json"  # which run it is, and how many rows are done
@@ -37,7 +37,7 @@ class Part:
     ) -> None:
         self.folder, self.run, self.rows = folder, run, rows
         self.shape = layout.height, layout.width
-        self.unknown = geo.unknown_id(labels)
+        self.unknown = files.unknown_id(labels)
         self.windows = WindowFiles(folder / "windows", device)
         ids = np.dtype(np.uint8 if self.unknown == 255 else np.uint16)
         self._files = {"labels": ids, "confidence": np.dtype(np.uint16)}
@@ -83,8 +83,8 @@ class Part:
         Raises ValueError where another process is at work in the same folder.
         """
         assert band.rows.start == self.rows, (band.rows, self.rows)
-        steps = np.round(band.confidence * geo.CONFIDENCE_STEPS).astype(np.uint16)
-        steps[band.label_map == self.unknown] = geo.NO_CONFIDENCE
+        steps = np.round(band.confidence * files.CONFIDENCE_STEPS).astype(np.uint16)
+        steps[band.label_map == self.unknown] = files.NO_CONFIDENCE
         for (name, dtype), pixels in zip(self._files.items(), (band.label_map, steps), strict=True):
             with (self.folder / name).open("ab") as file:
                 if file.tell() != self.rows * self.shape[1] * dtype.itemsize:

@@ -16,6 +16,7 @@ from PIL import Image
 from sanseg import draw, geo
 from sanseg.formats.pictures import text_chunks
 from sanseg.images import encode_png, write_bytes, write_json
+from sanseg.large import files
 from sanseg.large.part import Part
 from sanseg.segmentation import Region, find_regions, numbers, source
 from sanseg.vocabulary import Vocabulary
@@ -64,15 +65,15 @@ class Results:
         made_by = source(words, self.model, self.templates)
         tags = {name.upper(): value for name, value in made_by.items()}
         if kind == "index":
-            stripes = part.stripes("labels", geo.BLOCK)
-            geo.write_index(
+            stripes = part.stripes("labels", files.BLOCK)
+            files.write_index(
                 file, stripes, part.shape, words.labels, words.other_name, where, tags, words.colours
             )
         elif kind == "confidence":
-            geo.write_confidence(file, part.stripes("confidence", geo.BLOCK), part.shape, where, tags)
+            files.write_confidence(file, part.stripes("confidence", files.BLOCK), part.shape, where, tags)
         elif kind == "geojson":
-            stripes = part.stripes("labels", geo.POLYGON_BLOCK)
-            geo.write_geojson(file, stripes, words.meanings, where, made_by)
+            stripes = part.stripes("labels", files.POLYGON_BLOCK)
+            files.write_geojson(file, stripes, words.meanings, where, made_by)
         elif kind == "overlay":
             write_bytes(file, encode_png(self.overlay(), text=text_chunks(made_by, words.meanings)))
         else:
@@ -118,10 +119,10 @@ class Results:
         part = self.part
         pixels = np.zeros(part.unknown + 1, dtype=np.int64)
         steps = np.zeros(part.unknown + 1)
-        both = zip(part.stripes("labels", geo.BLOCK), part.stripes("confidence", geo.BLOCK), strict=True)
+        both = zip(part.stripes("labels", files.BLOCK), part.stripes("confidence", files.BLOCK), strict=True)
         for (_, ids), (_, confidence) in both:
             pixels += np.bincount(ids.ravel(), minlength=len(pixels))
             steps += np.bincount(ids.ravel(), weights=confidence.ravel(), minlength=len(pixels))
         unknown = int(pixels[part.unknown])
         pixels[part.unknown] = 0
-        return find_regions(pixels, steps / geo.CONFIDENCE_STEPS, self.words.meanings), unknown
+        return find_regions(pixels, steps / files.CONFIDENCE_STEPS, self.words.meanings), unknown

@@ -16,6 +16,7 @@ from typing import Any
 
 from sanseg import geo
 from sanseg.images import read_image
+from sanseg.large import files
 from sanseg.large.part import Part
 from sanseg.large.results import Results
 from sanseg.model.checkpoint import fingerprint
@@ -62,8 +63,8 @@ def segment_large(
 ) -> dict[str, Path]:
     """Segments a picture file by windows into files STEM.* in the folder `out`; returns them by kind.
 
-    STEM.index.tif is the label map (`geo.write_index`), STEM.confidence.tif how sure it is (`geo.write_confidence`),
-    STEM.json the numbers, STEM.overlay.png a small painted picture, STEM.geojson polygons. All are whole or absent.
+    STEM.index.tif is the label map, STEM.confidence.tif how sure it is (`large.files`), STEM.json the numbers,
+    STEM.overlay.png a small painted picture, STEM.geojson polygons. All are whole or absent.
 
     words: exactly these compete; see `Segmenter.resolve`.
     progress: called with the number of windows that are done, and of all.
@@ -80,7 +81,7 @@ def segment_large(
     out, source = Path(out), Path(source)
     with _open(source, options) as (reader, where, read_as):
         if options.geojson:
-            geo.check_polygons(where)
+            files.check_polygons(where)
         layout = Layout(reader.height, reader.width, options.window, options.overlap)
         run = _identity(segmenter, source, words, options)
         part = Part.open(out / f"{stem}.part", run, layout, len(words.names), segmenter.device)

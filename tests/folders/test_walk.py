@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sanseg.folders.walk import Patterns, find_files, find_folder, stems
+from sanseg.folders.walk import Patterns, find_files, find_folder, find_images, stems
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +137,35 @@ def test_no_two_pictures_share_a_name_and_old_names_stay(
     old = stems(paths[:known])
     everything = [*old, *stems(paths[known:], taken=old)]
     assert len({stem.casefold() for stem in everything}) == len(paths)
+
+
+def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own"
+    for name in ("b.jpg", "a.PNG", "deep/er/c.webp", "notes.txt", ".hidden.jpg", ".cache/d.jpg", "x[1].jpg"):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).touch()
+    (own / "folder.jpg").mkdir()
+    monkeypatch.chdir(own)
+
+    def names(*paths: str | Path) -> list[str]:
+        return [path.as_posix() for path in find_images(paths)]
+
+    assert names(".") == ["a.PNG", "b.jpg", "deep/er/c.webp", "x[1].jpg"]
+    assert names("*.jpg") == [".hidden.jpg", "b.jpg", "x[1].jpg"]
+    assert names("**/*.webp") == ["deep/er/c.webp"]
+    assert names(f"{own}/b.*") == [f"{own.as_posix()}/b.jpg"]
+    assert names("x[1].jpg") == ["x[1].jpg"]
+    assert names("b.jpg", "a.PNG", own / "b.jpg", "./b.jpg", "[ab].*") == ["a.PNG", "b.jpg"]
+    assert names("notes.txt", "gone.jpg") == ["gone.jpg", "notes.txt"]  # reading them says what is wrong
+
+
+def test_find_images_refuses_to_find_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no pictures in .*: wanted files that end in \.avif"):
+        find_images([tmp_path / "empty"])
+    with pytest.raises(ValueError, match="no pictures in"):
+        find_images([tmp_path / "empty" / "*.jpg"])
+    with pytest.raises(ValueError, match="no pictures named"):
+        find_images([])
+    with pytest.raises(ValueError, match="'photos', where a list"):
+        find_images("photos")
