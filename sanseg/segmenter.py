@@ -320,7 +320,13 @@ class Segmenter:
         row_label += [-1] * len(words.rivals)
         rows_RE = self._encoder.rows(groups, self._templates(words), progress, self._known(words))
         nothing, logit_scale = self.san.nothing.float(), self.san.clip.logit_scale.float()
-        return Classifier.build(rows_RE, nothing, logit_scale, row_label)
+        return Classifier.build(rows_RE, nothing, logit_scale, row_label, self._bonus(words, row_label))
+
+    def _bonus(self, words: Vocabulary, row_label: Sequence[int]) -> list[float]:
+        """`SANConfig.novelty` for the rows of labels none of whose names the masks were trained with."""
+        known, novelty = {name.casefold() for name in self.san.labels}, self.san.config.novelty
+        new = [known.isdisjoint(name.casefold() for name in names) for names in words.names]
+        return [novelty if label >= 0 and new[label] else 0.0 for label in row_label]
 
     def _known(self, words: Vocabulary) -> dict[str, Tensor]:
         """The embeddings that the words bring along, where they are of the prompts that are asked."""

@@ -164,7 +164,6 @@ class _Run:
     accelerator: Accelerator
     training: Training
     rows: tuple[Tensor, ...]
-    labels: tuple[str, ...]
     division: Division
     validation: Validation
     description: dict[str, Any]
@@ -222,7 +221,7 @@ class _Run:
         if self.leads:
             save_state(self.folder, self.training, self.description, done, self.config.keep)
             name = "adapter.safetensors" if self.kind == "adapter" else "model.safetensors"
-            save_san(self.folder / name, self.san, kind=self.kind, labels=self.labels)
+            save_san(self.folder / name, self.san, kind=self.kind)
         self.accelerator.wait_for_everyone()
 
     @property
@@ -238,7 +237,7 @@ class _Run:
             self.san,
             done,
             screen.progress,
-            save=lambda path: save_san(path, self.san, kind=self.kind, labels=self.labels),
+            save=lambda path: save_san(path, self.san, kind=self.kind),
             stop=lambda: wish.asked,
         )
         self.accelerator.wait_for_everyone()  # the others read what the main process has written
@@ -256,7 +255,7 @@ class _Run:
             tracker.finish()
         if self.leads:
             with self.validation.best_weights(self.san):
-                save_san(self.folder / "model.safetensors", self.san, labels=self.labels)
+                save_san(self.folder / "model.safetensors", self.san)
         self.accelerator.wait_for_everyone()
 
 
@@ -288,6 +287,7 @@ def _set_up(
     training = Training(trainable(san), make_optimizer(san, config), scaler)
     encoder = TextEncoder(san.clip.text, fingerprint(san.clip.text), text_cache)
     labels = tuple(dict.fromkeys(name for one in sets for names in one.vocabulary.names for name in names))
+    san.labels = tuple(dict.fromkeys((*san.labels, *labels)))
 
     def reduce(array: NDArray[Any]) -> NDArray[Any]:
         summed = accelerator.reduce(torch.from_numpy(np.array(array)).to(accelerator.device), "sum")
@@ -301,7 +301,6 @@ def _set_up(
         accelerator=accelerator,
         training=training,
         rows=tuple(encoder.rows(one.vocabulary.names, san.config.templates) for one in sets),
-        labels=labels,
         division=division,
         validation=Validation(
             sets=name_apart(val),

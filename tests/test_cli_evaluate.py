@@ -57,7 +57,8 @@ def run(tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evalu
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    weights.save_san("tiny.safetensors", tiny_san, labels=["Kitten", "horse"])
+    tiny_san.labels = ("Kitten", "horse")
+    weights.save_san("tiny.safetensors", tiny_san)
     write_set(tmp_path / "pets", LABELS, 5, seed=1)
     write_set(tmp_path / "plants", ["fern", "oak"], 3, seed=2)
 
@@ -231,6 +232,7 @@ def test_seen_labels_come_from_a_file_or_a_label_set(run: Evaluate, tiny_san: SA
     assert figures(run, "--seen", "pascal_context_59")["seen"] == [True, True, True, True]
     Path("seen.txt").write_text("dog\nlawn | GRASS\n")
     assert figures(run, "--seen", "seen.txt")["seen"] == [False, True, False, True]
+    tiny_san.labels = ()
     weights.save_san("silent.safetensors", tiny_san)
     silent = figures(run, "--model", "silent.safetensors")
     assert silent["seen"] == [None] * 4

@@ -155,6 +155,16 @@ def test_synonyms_may_be_rows_of_their_own(segmenter: Segmenter) -> None:
     assert answer.labels == ("tree", "cat")
 
 
+def test_labels_that_training_did_not_know_score_more(tiny_san: SAN) -> None:
+    plain = Segmenter(tiny_san).classifier(Vocabulary.of(WORDS))
+    tiny_san.config, tiny_san.labels = replace(tiny_san.config, novelty=2.0), ("SKY", "woods")
+    words = replace(Vocabulary.of(WORDS + " | dog"), other=("grass",), synonyms="best")
+    more = Segmenter(tiny_san).classifier(Vocabulary.of(WORDS))
+    assert Segmenter(tiny_san).classifier(words).bonus == (0, 0, 0, 2, 2, 0, 0), "rivals and nothing get none"
+    region = torch.nn.functional.normalize(torch.randn(5, 24), dim=1)
+    torch.testing.assert_close(more.logits(region) - plain.logits(region), torch.tensor([[0.0, 0, 2, 0]] * 5))
+
+
 def test_templates_of_a_vocabulary_are_used(segmenter: Segmenter) -> None:
     encoded = segmenter.encode(picture(50, 70))
     words = Vocabulary.of(WORDS)

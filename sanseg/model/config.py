@@ -94,6 +94,8 @@ class SANConfig:
     `split`: CLIP blocks before recognition begins. `clip_scale`: CLIP's picture relative to the adapter's.
     `short_side`, `long_side`: pixels that a picture is resized to, and the cap on its longer side.
     `templates`: the prompt set that the classifier was trained with, a key of `model.templates.TEMPLATES`.
+    `novelty`: added to the class logits of labels that no mask of the training was called, which it taught to lose
+    (calibrated stacking, Chao et al., ECCV 2016); the released models have none.
     """
 
     name: str
@@ -105,6 +107,7 @@ class SANConfig:
     long_side: int = 2560
     divisor: int = 32
     templates: str = "vild"
+    novelty: float = 0.0
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 

@@ -38,11 +38,14 @@ class Proposals:
 
 
 class SAN(nn.Module):
-    """A frozen CLIP, the side adapter beside it, and the learned "nothing" embedding."""
+    """A frozen CLIP, the side adapter beside it, and the learned "nothing" embedding.
 
-    def __init__(self, config: SANConfig) -> None:
+    labels: the names that its masks were trained with; () where that is not known.
+    """
+
+    def __init__(self, config: SANConfig, labels: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.labels = config, labels
         self.clip = CLIP(config.clip)
         self.side_adapter = SideAdapter(config)
         self.nothing = drawn(1, config.clip.embed, std=1.0)

@@ -215,29 +215,41 @@ class Classifier:
     weight: (R + 1, E), unit rows; the last is the learned "nothing".
     scale: exp(logit_scale).
     row_label: for each of the R rows the index of its label, or -1 for a distractor, which means "other".
+    bonus: for each of the R + 1 rows what is added to its logit; () for nothing.
     """
 
     weight: Tensor
     scale: float
     row_label: tuple[int, ...]
+    bonus: tuple[float, ...] = ()
 
     @classmethod
     def build(
-        cls, rows: Tensor, nothing: Tensor, logit_scale: Tensor, row_label: Sequence[int] | None = None
+        cls,
+        rows: Tensor,
+        nothing: Tensor,
+        logit_scale: Tensor,
+        row_label: Sequence[int] | None = None,
+        bonus: Sequence[float] | None = None,
     ) -> Classifier:
         """From embeddings (R, E) of names, the "nothing" embedding (1, E) and the logarithm of the scale.
 
         The whole matrix is normalised again, as in the released code. By default row r is label r.
+        bonus: one for each of the R rows; "nothing" gets none.
         """
         weight = F.normalize(torch.cat([rows, nothing.to(rows.dtype)]), dim=-1)
         labels = tuple(range(len(rows))) if row_label is None else tuple(row_label)
         if len(labels) != len(rows):
             raise ValueError(f"{len(labels)} row labels for {len(rows)} rows: give one for each row")
-        return cls(weight, float(logit_scale.exp()), labels)
+        added = () if bonus is None or not any(bonus) else (*bonus, 0.0)
+        if len(added) not in (0, len(weight)):
+            raise ValueError(f"{len(added) - 1} bonuses for {len(rows)} rows: give one for each row")
+        return cls(weight, float(logit_scale.exp()), labels, added)
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Region embeddings (..., E) to class logits (..., R + 1); the last is "nothing"."""
-        return self.scale * embeddings @ self.weight.to(embeddings.dtype).T
+        logits = self.scale * embeddings @ self.weight.to(embeddings.dtype).T
+        return logits + logits.new_tensor(self.bonus) if self.bonus else logits
 
     def probabilities(self, embeddings_QE: Tensor) -> Tensor:
         """Region embeddings (Q, E) to (Q, R), float32: softmax over R + 1, then without "nothing"."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -79,23 +78,19 @@ def load_san(
         san = skeleton(head)
         state = read_tensors(head, dtype)
         state |= {name: tensor.to(precision(name, head.config, dtype)) for name, tensor in frozen.items()}
+        san.labels = head.labels
     san.load_state_dict(state, assign=True)
     return san.to(device).eval()
 
 
 def save_san(
-    path: str | os.PathLike[str],
-    san: SAN,
-    kind: str = "san",
-    dtype: torch.dtype | None = None,
-    labels: Iterable[str] = (),
+    path: str | os.PathLike[str], san: SAN, kind: str = "san", dtype: torch.dtype | None = None
 ) -> None:
     """Writes a checkpoint that `load_san` reads. A file at `path` is replaced, whole or not at all.
 
     kind: a key of `checkpoint.KINDS`: "san" for the whole network, "adapter" for what the released recipe
     trains (`SAN.trained`) and the checksum of the CLIP that it belongs to.
     dtype: what the parameters are stored as; None keeps theirs.
-    labels: the names that it was trained on, for `seen_labels`.
 
     Raises ValueError for an unknown kind, a path that does not end in .safetensors, and parameters that are
     not finite as `dtype`.
@@ -109,7 +104,7 @@ def save_san(
         stored = {name: stored[name] for name in san.trained()}
     else:
         clip_sha256 = checksum(frozen_clip(stored))
-    write(Path(path), stored, kind, san.config, clip_sha256, labels)
+    write(Path(path), stored, kind, san.config, clip_sha256, san.labels)
 
 
 def seen_labels(name_or_path: NameOrPath) -> tuple[str, ...]:

@@ -91,10 +91,11 @@ def test_a_clip_of_open_clip(small: dict[str, Any], tmp_path: Path, file: str, q
 def test_an_adapter_on_a_clip_of_open_clip_names_it(small: dict[str, Any], tmp_path: Path) -> None:
     base = f"open_clip:small:{weights_file(tmp_path / 'weights.safetensors')}"
     san = load_san(base)
-    save_san(tmp_path / "adapter.safetensors", san, "adapter", labels=["sky", "tree"])
+    san.labels = ("sky", "tree")
+    save_san(tmp_path / "adapter.safetensors", san, "adapter")
     again = load_san(tmp_path / "adapter.safetensors", clip=base)
     assert all(again.state_dict()[name].equal(value) for name, value in san.state_dict().items())
-    assert seen_labels(tmp_path / "adapter.safetensors") == ("sky", "tree")
+    assert seen_labels(tmp_path / "adapter.safetensors") == again.labels == ("sky", "tree")
 
 
 @pytest.mark.parametrize(

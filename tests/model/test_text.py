@@ -213,6 +213,8 @@ def test_the_classifier_is_the_papers(tiny_san: SAN) -> None:
     assert classifier.row_label == (0, 1, 2)
     with pytest.raises(ValueError, match="2 row labels for 3 rows"):
         Classifier.build(rows, tiny_san.nothing, tiny_san.clip.logit_scale, [0, 1])
+    with pytest.raises(ValueError, match="2 bonuses for 3 rows"):
+        Classifier.build(rows, tiny_san.nothing, tiny_san.clip.logit_scale, bonus=[1, 1])
 
 
 def test_what_the_weights_do_not_hold_is_in_the_key(tiny_san: SAN, counted: list[tuple[int, int]]) -> None:
