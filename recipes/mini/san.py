@@ -15,7 +15,7 @@ blocks and the side adapter:
 
 Pictures with rare labels are drawn more often. A picture may be asked another set's labels where the two share most
 of what it shows. Labels' embeddings are shaken, for synonyms lie near them, not on them. The last third of the steps
-sees larger pictures, fewer at a time. What is saved is an average of the weights over the last steps. Stop it at any
+sees larger pictures, fewer at a time, and a second leg draws more of the sets that are hard. What is saved is an average of the weights over the last steps. Stop it at any
 time and start it again.
 """
 
@@ -48,14 +48,15 @@ from sanseg.model.san import SAN
 from sanseg.model.text import Classifier, TextEncoder
 from sanseg.model.weights import save_san
 
-SETS = {  # how often a picture is drawn of each set
-    "coco_panoptic": 450,
-    "coco_things": 330,
-    "voc": 620,
-    "clothing": 550,
-    "facade": 330,
-    "msrc": 330,
-    "camvid": 230,
+# How often a picture is drawn of each set: at first, and in the second leg, more of those that are hard.
+SETS = {
+    "coco_panoptic": (450, 700),
+    "coco_things": (330, 330),
+    "voc": (620, 500),
+    "clothing": (550, 750),
+    "facade": (330, 400),
+    "msrc": (330, 250),
+    "camvid": (230, 500),
 }
 LOSS = LossConfig(points=1_024, count_unknown=False, answer_weight=4.0, answer_points=1_024)
 OTHERS = {"region": 1.0, "early": 0.5, "photo": 0.5}  # weights of the losses that are not SAN's
@@ -63,17 +64,22 @@ OTHERS = {"region": 1.0, "early": 0.5, "photo": 0.5}  # weights of the losses th
 
 @dataclass(frozen=True)
 class Stage:
-    """From step number `begins` on. short_side, crop: of pictures with masks, in pixels; photos are smaller."""
+    """From step number `begins` on. short_side, crop: of pictures with masks, in pixels; photos are smaller.
+
+    leg: which of the shares in SETS and of the LEGS it is part of.
+    """
 
     begins: int
     short_side: int
     crop: int
     pictures: int
     photos: int
+    leg: int = 0
 
 
 # Small pictures teach names soon, larger ones where borders and thin things are, at the same cost a step.
-STAGES = (Stage(0, 320, 256, 16, 4), Stage(2_000, 448, 384, 8, 2))
+STAGES = (Stage(0, 320, 256, 16, 4), Stage(2_000, 448, 384, 8, 2), Stage(3_000, 448, 448, 6, 2, leg=1))
+LEGS = ((3_000, 1.0), (1_000, 0.5))  # steps, and the share of LEARNING_RATE that falls to nothing over them
 # How strongly a ground-truth bias turns [SLS] tokens away from the rest of the picture: drawn between these.
 HARDNESS = (3.0, 12.0)
 SHAKEN = 0.3  # length of the noise that a label's unit embedding gets, in half of the steps
@@ -247,7 +253,7 @@ def batches(
     sets: Sequence[SegmentationSet], photos: Sequence[Photo], names: Sequence[str], step: int
 ) -> Iterator[tuple[Batch, Batch, Tensor]]:
     """Step after step, one step ahead in a thread."""
-    pictures = Pictures(sets, list(SETS.values()))
+    pictures = [Pictures(sets, [shares[leg] for shares in SETS.values()]) for leg in range(len(LEGS))]
     named = Photos(photos, names)
 
     def load(number: int) -> tuple[Batch, Batch, Tensor]:
@@ -256,7 +262,9 @@ def batches(
         plain = Augmentation(short_side=round(0.9 * stage.short_side), scale=(0.9, 1.2), crop=stage.crop)
         some = [named.draw(number * stage.photos + i, plain) for i in range(stage.photos)]
         return (
-            Batch.of([pictures.draw(number * stage.pictures + i, masked) for i in range(stage.pictures)]),
+            Batch.of(
+                [pictures[stage.leg].draw(number * stage.pictures + i, masked) for i in range(stage.pictures)]
+            ),
             Batch.of(some),
             torch.tensor([one.source for one in some]),
         )
@@ -279,6 +287,16 @@ def optimizer_of(learner: Learner) -> torch.optim.AdamW:
         lr=LEARNING_RATE,
         betas=(0.9, 0.98),
     )
+
+
+def rate(step: int) -> float:
+    """Of LEARNING_RATE: a warm-up at the start, and polynomial decay over each leg."""
+    warm = (step + 1) / WARM_UP
+    for steps, share in LEGS:
+        if step < steps:
+            return min(warm, share * (1 - step / steps) ** 0.9)
+        step -= steps
+    return 0.0
 
 
 def write(path: Path, weights: dict[str, Tensor]) -> None:
@@ -318,7 +336,7 @@ def read_options() -> argparse.Namespace:
     for name in ("--data", "--lite2", "--run"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--withheld", action="store_true", help="train without the names of withheld.py")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=sum(steps for steps, _ in LEGS))
     return parser.parse_args()
 
 
@@ -338,9 +356,7 @@ def main() -> None:
         classifiers = [learner.words.rows(one.vocabulary.names, SAN_MINI.templates) for one in sets]
     names = learner.embed(called)
     optimizer = optimizer_of(learner)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda n: min((n + 1) / WARM_UP, max(0.0, 1 - n / options.steps) ** 0.9)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     average = {key: value.detach().clone() for key, value in learner.state_dict().items()}
     step, checkpoint = 0, options.run / f"{name}.pt"
     if checkpoint.exists():
