@@ -14,9 +14,9 @@ blocks and the side adapter:
 - photos: the whole CLIP names what the photo is called, among all photos' names, and what the classifier sees.
 
 Pictures with rare labels are drawn more often. A picture may be asked another set's labels where the two share most
-of what it shows. Labels' embeddings are shaken, for synonyms lie near them, not on them. The last third of the steps
-sees larger pictures, fewer at a time, and a second leg draws more of the sets that are hard. What is saved is an average of the weights over the last steps. Stop it at any
-time and start it again.
+of what it shows. Labels' embeddings are shaken, for synonyms lie near them, not on them. From step 2,000 on pictures
+are larger, and fewer at a time; a second leg draws more of the sets that are hard. What is saved is an average of the
+weights over the last steps. Stop it at any time and start it again.
 """
 
 from __future__ import annotations
@@ -299,9 +299,9 @@ def rate(step: int) -> float:
     return 0.0
 
 
-def write(path: Path, weights: dict[str, Tensor]) -> None:
-    """The SAN of a Learner's weights."""
-    san = SAN(SAN_MINI)
+def write(path: Path, weights: dict[str, Tensor], labels: tuple[str, ...]) -> None:
+    """The SAN of a Learner's weights. labels: what the masks are called."""
+    san = SAN(SAN_MINI, labels)
     san.load_state_dict(
         {name.removeprefix("san."): one for name, one in weights.items() if name.startswith("san.")}
     )
@@ -351,6 +351,7 @@ def main() -> None:
     if options.withheld:
         sets, photos = [without(one) for one in sets], [one for one in photos if photo_kept(one.name)]
     called = list(dict.fromkeys(one.name for one in photos))
+    labels = tuple(dict.fromkeys(name for one in sets for names in one.vocabulary.names for name in names))
     learner = Learner(options.lite2, options.run / "text.pt", classes)
     with torch.no_grad():
         classifiers = [learner.words.rows(one.vocabulary.names, SAN_MINI.templates) for one in sets]
@@ -387,7 +388,7 @@ def main() -> None:
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, f"{checkpoint}.part")
             Path(f"{checkpoint}.part").replace(checkpoint)
-            write(options.run / f"{name}.safetensors", average)
+            write(options.run / f"{name}.safetensors", average, labels)
 
 
 if __name__ == "__main__":
