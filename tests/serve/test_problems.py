@@ -149,5 +149,9 @@ def test_old_pictures_are_dropped_while_nobody_asks(
 
 
 def test_requests_of_other_kinds_end_quietly(segmenter: Segmenter) -> None:
-    with client(segmenter) as asker, pytest.raises(WebSocketDisconnect), asker.websocket_connect("/v1/images"):
+    with (
+        client(segmenter) as asker,
+        pytest.raises(WebSocketDisconnect),
+        asker.websocket_connect("/v1/images"),
+    ):
         pass
