@@ -23,8 +23,7 @@ export class Look {
 
   /** The size of the picture, as soon as it is known. */
   set size({ width, height }) {
-    this.$frame.style.setProperty("--ratio", String(width / height));
-    this.$frame.style.aspectRatio = `${width} / ${height}`;
+    this.$stage.style.setProperty("--ratio", String(width / height));
   }
 
   /** How many pixels of the picture lie behind one of the screen; below 1 where it is magnified. */
@@ -65,7 +64,7 @@ export class Look {
     const grown = Math.min(LARGEST, Math.max(1, zoom)) / this.#zoom;
     this.#zoom *= grown;
     const { scrollLeft: left, scrollTop: top, clientWidth: width, clientHeight: height } = this.$scroller;
-    this.$frame.style.setProperty("--zoom", String(this.#zoom));
+    this.$stage.style.setProperty("--zoom", String(this.#zoom));
     // What was in the middle stays there.
     this.$scroller.scrollTo((left + width / 2) * grown - width / 2, (top + height / 2) * grown - height / 2);
     this.$stage.classList.toggle("zoomed", this.#zoom > 1);
