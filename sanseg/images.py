@@ -138,9 +138,16 @@ def _open_encoded(file: io.BufferedReader | io.BytesIO, name: str, most: int) ->
         return Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN])
 
 
-def pixels_of(path: str | os.PathLike[str]) -> int:
-    """How many a picture file has, by its header, without a limit. Raises as `read_image`."""
-    with Path(path).open("rb") as file, _open_encoded(file, str(path), 2**62) as image:
+def pixels_of(source: str | os.PathLike[str] | bytes) -> int:
+    """How many a picture's file has, by its header, without a limit. Raises as `read_image`."""
+    if isinstance(source, bytes):
+        return _pixels(io.BytesIO(source), f"this picture of {len(source)} bytes")
+    with Path(source).open("rb") as file:
+        return _pixels(file, str(source))
+
+
+def _pixels(file: io.BufferedReader | io.BytesIO, name: str) -> int:
+    with _open_encoded(file, name, 2**62) as image:
         return image.width * image.height
 
 

@@ -152,7 +152,7 @@ class Segmenter:
 
     def encode_picture(self, picture: Picture) -> Encoded:
         """The other half: a picture that was read, through the network. Raises ValueError where it has no room."""
-        [encoded] = self._encode_apart([picture])
+        [encoded] = self.encode_pictures([picture])
         if isinstance(encoded, ValueError):
             raise encoded
         return encoded
@@ -236,15 +236,15 @@ class Segmenter:
                 raise encoded
             return self.answer(encoded, words, proposals=proposals)
 
-        encoded = iter(self._encode_apart([picture for picture in read if isinstance(picture, Picture)]))
+        encoded = iter(self.encode_pictures([picture for picture in read if isinstance(picture, Picture)]))
         return [
             picture if isinstance(picture, Failure) else _attempt(source, answer, next(encoded))
             for source, picture in zip(sources, read, strict=True)
         ]
 
-    def _encode_apart(self, pictures: Sequence[Picture]) -> list[Encoded | ValueError]:
-        """As `_encode`; where a batch fails, out of memory for one, each picture alone, and errors for those that
-        fail even so."""
+    def encode_pictures(self, pictures: Sequence[Picture]) -> list[Encoded | ValueError]:
+        """As `encode_batch`, of pictures that were read. Where a pass fails, out of memory for one, each picture goes
+        alone, and those that fail even so give errors."""
         try:
             return [*self._encode(pictures)]
         except RuntimeError as error:
@@ -253,7 +253,7 @@ class Segmenter:
                 return [
                     ValueError(f"the network failed ({reason}): use a smaller picture, or another device")
                 ]
-        return [one for picture in pictures for one in self._encode_apart([picture])]
+        return [one for picture in pictures for one in self.encode_pictures([picture])]
 
     def resolve(self, vocabulary: Words, other: Other = "auto") -> Vocabulary:
         """The words that will compete: see `__call__`."""

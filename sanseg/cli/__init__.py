@@ -10,6 +10,7 @@ from sanseg.cli import (  # each adds its commands to the app
     prepare_benchmarks,
     report,
     segment,
+    serve,
     train,
     words,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "prepare_benchmarks",
     "report",
     "segment",
+    "serve",
     "train",
     "words",
 ]

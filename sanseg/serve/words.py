@@ -1,0 +1,146 @@
+"""What a request asks: labels, what competes with them, colours; and the Vocabulary they make."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sanseg.serve.problems import Problem
+from sanseg.serve.settings import Settings
+from sanseg.vocabulary import Colour, Vocabulary
+
+NAMES = 4  # of a label, on average at most
+
+
+class Ask(BaseModel):
+    """A vocabulary, and the form of the answer."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {"labels": "cat, sofa | couch"},
+                {
+                    "labels": ["sky", "tree | woods"],
+                    "other": None,
+                    "threshold": 0.3,
+                    "colours": {"sky": "#4488ff"},
+                    "format": "index",
+                    "picture": "holiday.jpg",
+                },
+            ]
+        },
+    )
+
+    labels: Annotated[
+        str | list[str],
+        Field(
+            description="A text with commas, as on the command line (' | ' between synonyms, 'not X' competes,"
+            " '@ade150' is a built-in set), or a list that takes labels whole."
+        ),
+    ]
+    other: Annotated[
+        Literal["auto"] | list[str] | None,
+        Field(
+            description="What competes with the labels and means other: everyday words if labels are few (auto),"
+            " nothing (null), or these words."
+        ),
+    ] = "auto"
+    threshold: Annotated[
+        float, Field(ge=0, le=1, description="Pixels whose confidence is below it become other.")
+    ] = 0.0
+    colours: Annotated[
+        dict[str, str], Field(description="Of labels, as '#rrggbb'; the others get colours that differ.")
+    ] = {}
+    format: Annotated[
+        str | None, Field(description="A format of GET /v1/models, or view; null goes by the header Accept.")
+    ] = None
+    picture: Annotated[
+        str | None,
+        Field(max_length=255, description="What files that name their picture call it, without folders."),
+    ] = None
+
+
+FIELDS = frozenset(Ask.model_fields)
+
+
+def read_json(body: bytes) -> Ask:
+    """Raises Problem for what is no Ask."""
+    try:
+        return Ask.model_validate_json(body)
+    except ValidationError as error:
+        raise Problem(422, explain(error.errors(include_url=False, include_context=False))) from error
+
+
+def read_fields(fields: Mapping[str, str]) -> Ask:
+    """From a form: `other` is auto, none or words with commas; `colours` is JSON. Raises Problem as `read_json`."""
+    values: dict[str, Any] = {**fields}
+    try:
+        if "threshold" in fields:
+            values["threshold"] = float(fields["threshold"])
+        if "colours" in fields:
+            values["colours"] = json.loads(fields["colours"])
+    except (ValueError, RecursionError) as error:
+        raise Problem(
+            422, 'threshold is no number, or colours no JSON: send 0.3, or {"sky": "#4488ff"}'
+        ) from error
+    if (other := fields.get("other", "auto")) != "auto":
+        values["other"] = None if other in ("", "none") else other.split(",")
+    try:
+        return Ask.model_validate(values)
+    except ValidationError as error:
+        raise Problem(422, explain(error.errors(include_url=False, include_context=False))) from error
+
+
+def explain(errors: Any) -> str:
+    """The first of pydantic's errors in one line: got, wanted, remedy."""
+    first = errors[0]
+    where = ".".join(str(part)[:40] for part in first["loc"]) or "the request"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    got = repr(first.get("input"))
+    got = got if len(got) <= 60 else got[:60] + "..."
+    return f"{where} is {got}: {first['msg']}{more}; GET /docs shows what is taken"
+
+
+def vocabulary(ask: Ask, settings: Settings) -> Vocabulary:
+    """The words that will compete. Raises Problem for too many, and for what makes no vocabulary."""
+    most = settings.labels
+    _check_count(
+        ask.labels.count(",") + 1 if isinstance(ask.labels, str) else len(ask.labels), most, "labels"
+    )
+    if isinstance(ask.other, list):
+        _check_count(len(ask.other), most, "other words")
+    try:
+        words = Vocabulary.of(ask.labels)
+        _check_count(len(words.names), most, "labels")
+        _check_count(sum(map(len, words.names)) + len(words.negatives), NAMES * most, "names")
+        words = words.with_other(ask.other).with_thresholds(ask.threshold)
+        _check_count(len(words.other), NAMES * most, "other words")
+        return replace(words, colours=_colours(ask.colours, words)) if ask.colours else words
+    except ValueError as error:
+        raise Problem(422, str(error)) from error
+
+
+def _check_count(got: int, most: int, what: str) -> None:
+    if got > most:
+        raise Problem(422, f"{got} {what} came, at most {most} are taken: ask in parts")
+
+
+def _colours(colours: Mapping[str, str], words: Vocabulary) -> tuple[Colour | None, ...]:
+    ids = {name.casefold(): id_ for id_, names in enumerate(words.names) for name in names}
+    table: list[Colour | None] = [None] * len(words.names)
+    for name, colour in colours.items():
+        id_ = ids.get(" ".join(name.split()).casefold())
+        if id_ is None:
+            raise ValueError(f"{name[:40]!r} has a colour and is no label: leave it out")
+        if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+            raise ValueError(f"the colour of {name[:40]!r} is {colour[:40]!r}: wanted #rrggbb")
+        red, green, blue = bytes.fromhex(colour[1:])
+        table[id_] = (red, green, blue)
+    return tuple(table)
