@@ -17,7 +17,7 @@ export class Asking {
   #back = null;
 
   /**
-   * tell: functions that learn what happens. encoding(), encoded(picture), view(buffer, question), away(), back(),
+   * tell: functions that learn what happens. busy(whether), encoding(), encoded(picture), view(buffer, question), away(), back(),
    * waiting(problem, or null when it is over), refused(problem): of a question or of the picture, and key(problem), which returns a promise.
    */
   constructor(tell) {
@@ -31,7 +31,7 @@ export class Asking {
     this.#file = file;
     this.#encoded = null;
     this.#newest = null;
-    this.#busy = false;
+    this.#working(false);
     if (file) this.#answer();
   }
 
@@ -48,7 +48,7 @@ export class Asking {
 
   async #answer() {
     const { signal } = this.#opened;
-    this.#busy = true;
+    this.#working(true);
     do {
       let asked = null;
       try {
@@ -65,7 +65,12 @@ export class Asking {
       }
       if (this.#newest === asked) this.#newest = null;
     } while (this.#newest);
-    this.#busy = false;
+    this.#working(false);
+  }
+
+  #working(busy) {
+    this.#busy = busy;
+    this.tell.busy(busy);
   }
 
   #refuse(error) {

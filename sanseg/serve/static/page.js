@@ -27,6 +27,7 @@ const settings = new Settings({ changed, repaint });
 const words = new Words({ suggestions, changed, repaint, spotlight: lightUp, say });
 const look = new Look({ pointed: (what) => words.point(what?.id ?? null), say, resized: repaint });
 const asking = new Asking({
+  busy: (busy) => $("frame").setAttribute("aria-busy", String(busy)),
   encoding: () => ($("progress").hidden = false),
   encoded: (picture) => {
     $("progress").hidden = true;

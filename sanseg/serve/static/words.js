@@ -124,10 +124,13 @@ export class Words {
     });
     chip.eye.addEventListener("click", () => {
       this.#hide(chip, !chip.hidden);
+      this.spotlight(null);
       this.repaint();
     });
     chip.removal.addEventListener("click", () => this.#remove(chip, true));
-    row.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && this.spotlight(chip.id));
+    row.addEventListener("pointerenter", (event) => {
+      if (event.pointerType === "mouse" && !chip.hidden) this.spotlight(chip.id);
+    });
     row.addEventListener("pointerleave", () => this.spotlight(null));
     return chip;
   }
