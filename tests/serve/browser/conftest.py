@@ -18,7 +18,7 @@ sync_api = pytest.importorskip(
 for module in ("fastapi", "uvicorn"):
     pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[serve]'")
 
-from tests.serve.browser.driver import Driver  # noqa: E402: it needs playwright
+from tests.serve.browser.driver import Driver  # noqa: E402  it needs playwright
 
 SECONDS = 20  # that anything on the page may take here
 

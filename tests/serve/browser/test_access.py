@@ -19,7 +19,8 @@ WIDTHS = """() => {
     const seen = box.width > 1 && box.height > 1 && one.checkVisibility({ visibilityProperty: true });
     return seen && !one.closest("svg, #scroller") && (box.left < -1 || box.right > wide + 1);
   });
-  return { scroll: document.documentElement.scrollWidth - wide, outside: outside.map((one) => one.outerHTML.slice(0, 80)) };
+  const scroll = document.documentElement.scrollWidth - wide;
+  return { scroll, outside: outside.map((one) => one.outerHTML.slice(0, 80)) };
 }"""
 
 NO_ROOM_NEEDED = {"scroll": 0, "outside": []}

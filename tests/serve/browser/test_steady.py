@@ -1,4 +1,4 @@
-"""When things go wrong: the server dies, a photo is too large, words cannot be read, a key is asked, a label is hostile."""
+"""When things go wrong: the server dies, a photo is too large, words cannot be read, labels are hostile."""
 
 from __future__ import annotations
 
