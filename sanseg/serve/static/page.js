@@ -65,7 +65,10 @@ function changed() {
   if (same === lastAsked) return;
   lastAsked = same;
   asking.ask(asked.labels === null ? null : asked);
-  if (asked.labels === null) show(null);
+  if (asked.labels === null) {
+    show(null);
+    tell("");
+  }
 }
 
 function shown(buffer, asked) {

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import sanseg
+from sanseg.segmenter import Encoded
 from tests.serve.browser.server import Server
 
 sync_api = pytest.importorskip(
@@ -49,10 +50,24 @@ def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         server.kill()
 
 
-@pytest.fixture(scope="session")
-def mini() -> sanseg.Segmenter:
+class Library:
     """The library's own answers."""
-    return sanseg.load("mini")
+
+    def __init__(self) -> None:
+        self.segmenter = sanseg.load("mini")
+        self._encoded: dict[bytes, Encoded] = {}
+
+    def encode(self, photo: Path) -> Encoded:
+        """The same photo once."""
+        data = photo.read_bytes()
+        if data not in self._encoded:
+            self._encoded[data] = self.segmenter.encode(data)
+        return self._encoded[data]
+
+
+@pytest.fixture(scope="session")
+def mini() -> Library:
+    return Library()
 
 
 OpenTab = Callable[..., Driver]

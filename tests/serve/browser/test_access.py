@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.serve.browser.conftest import OpenTab
 from tests.serve.browser.driver import Driver
 from tests.serve.browser.server import Server
+
+axe = pytest.importorskip(
+    "axe_playwright_python.sync_playwright",
+    reason="axe-playwright-python is not installed: pip install '.[test]'",
+)
 
 WIDTHS = """() => {
   const wide = document.documentElement.clientWidth;
@@ -28,7 +32,7 @@ NO_ROOM_NEEDED = {"scroll": 0, "outside": []}
 
 def violations(page: Page) -> list[Any]:
     """What axe-core finds: names, roles, contrast, landmarks."""
-    found = Axe().run(page).response["violations"]
+    found = axe.Axe().run(page).response["violations"]
     return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sanseg import Segmentation, Segmenter
+from sanseg import Segmentation
 from sanseg.formats import FORMATS
 from sanseg.serve.answers import to_view
 from sanseg.vocabulary import Vocabulary
+from tests.serve.browser.conftest import Library
 from tests.serve.browser.driver import EXAMPLES, Driver
 
 
@@ -28,7 +30,7 @@ def is_painted(tab: Driver, segmentation: Segmentation) -> bool:
     return bool((pixels[..., 3] == 255).all() and np.array_equal(pixels[..., :3], painted(segmentation)))
 
 
-def test_every_key_repaints(tab: Driver, mini: Segmenter) -> None:
+def test_every_key_repaints(tab: Driver, mini: Library) -> None:
     tab.open_photo("coffee.jpg")
     tab.exact()
     tab.watch_paints()
@@ -45,7 +47,7 @@ def test_every_key_repaints(tab: Driver, mini: Segmenter) -> None:
     assert is_painted(tab, encoded.segment("cup, table"))
 
 
-def test_fast_typing_ends_with_the_last_words(tab: Driver, mini: Segmenter) -> None:
+def test_fast_typing_ends_with_the_last_words(tab: Driver, mini: Library) -> None:
     tab.open_photo("coffee.jpg")
     tab.exact()
     tab.type("wooden table, coffee cup | mug, not toy cup, spoon")
@@ -53,7 +55,7 @@ def test_fast_typing_ends_with_the_last_words(tab: Driver, mini: Segmenter) -> N
     assert is_painted(tab, encoded.segment("wooden table, coffee cup | mug, not toy cup, spoon"))
 
 
-def test_settings_ask_what_they_say(tab: Driver, mini: Segmenter) -> None:
+def test_settings_ask_what_they_say(tab: Driver, mini: Library) -> None:
     tab.open_photo("cat.jpg")
     tab.enter("cat", "blanket")
     tab.exact()
@@ -63,17 +65,23 @@ def test_settings_ask_what_they_say(tab: Driver, mini: Segmenter) -> None:
     assert is_painted(tab, encoded.segment("cat, blanket", None))
     tab.page.fill("#threshold", "90")
     tab.settle()
-    words = mini.resolve("cat, blanket", None).with_thresholds(0.9)
+    words = mini.segmenter.resolve("cat, blanket", None).with_thresholds(0.9)
     assert is_painted(tab, encoded.segment(words, None))
 
 
-def test_colours_eyes_opacity_and_outlines(tab: Driver, mini: Segmenter) -> None:
+def test_colours_eyes_opacity_and_outlines(tab: Driver, mini: Library) -> None:
     tab.open_photo("coffee.jpg")
     tab.enter("coffee", "table")
     tab.exact()
     ids = mini.encode(EXAMPLES / "coffee.jpg").segment("coffee, table").label_map
     tab.page.locator(".chip .colour").first.fill("#123456")
     assert (tab.pixels()[ids == 0][:, :3] == (0x12, 0x34, 0x56)).all()
+    tab.type("spoon")
+    words = replace(mini.segmenter.resolve("coffee, table, spoon"), colours=((0x12, 0x34, 0x56), None, None))
+    assert is_painted(tab, mini.encode(EXAMPLES / "coffee.jpg").segment(words))
+    tab.page.keyboard.press("Escape")
+    tab.page.keyboard.press("Escape")
+    tab.settle()
     tab.page.get_by_role("button", name="Show table").click()
     pixels = tab.pixels()
     assert (pixels[ids == 1] == 0).all()
@@ -87,7 +95,7 @@ def test_colours_eyes_opacity_and_outlines(tab: Driver, mini: Segmenter) -> None
     assert np.array_equal(tab.pixels()[..., 3] > 0, edge)
 
 
-def test_pointer_tells_label_and_confidence(tab: Driver, mini: Segmenter) -> None:
+def test_pointer_tells_label_and_confidence(tab: Driver, mini: Library) -> None:
     tab.open_photo("coffee.jpg")
     tab.enter("coffee", "table")
     segmentation = mini.encode(EXAMPLES / "coffee.jpg").segment("coffee, table")
@@ -104,7 +112,7 @@ def test_pointer_tells_label_and_confidence(tab: Driver, mini: Segmenter) -> Non
         assert tab.page.inner_text("#readout").split() == [label, str(sure), "%", "sure"]
 
 
-def test_a_label_set(tab: Driver, mini: Segmenter) -> None:
+def test_a_label_set(tab: Driver, mini: Library) -> None:
     tab.open_photo("cat.jpg")
     tab.exact()
     tab.enter("@context59")
@@ -118,7 +126,7 @@ def test_a_label_set(tab: Driver, mini: Segmenter) -> None:
     assert tab.page.locator("#chips .chip:visible").count() == 59
 
 
-def test_a_turned_photo(tab: Driver, mini: Segmenter, tmp_path: Path) -> None:
+def test_a_turned_photo(tab: Driver, mini: Library, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     photo = tmp_path / "turned.jpg"
@@ -130,7 +138,7 @@ def test_a_turned_photo(tab: Driver, mini: Segmenter, tmp_path: Path) -> None:
     assert is_painted(tab, mini.encode(photo).segment("coffee"))
 
 
-def test_a_photo_that_the_browser_cannot_show(tab: Driver, mini: Segmenter, tmp_path: Path) -> None:
+def test_a_photo_that_the_browser_cannot_show(tab: Driver, mini: Library, tmp_path: Path) -> None:
     photo = tmp_path / "cat.tif"
     Image.open(EXAMPLES / "cat.jpg").save(photo)
     tab.open_photo(photo)
@@ -141,7 +149,7 @@ def test_a_photo_that_the_browser_cannot_show(tab: Driver, mini: Segmenter, tmp_
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
-def test_other_ways_in(tab: Driver, mini: Segmenter, way: str) -> None:
+def test_other_ways_in(tab: Driver, mini: Library, way: str) -> None:
     tab.exact()
     with tab.page.expect_response(lambda response: response.url.endswith("/v1/images")):
         tab.page.evaluate(
@@ -160,7 +168,7 @@ def test_other_ways_in(tab: Driver, mini: Segmenter, way: str) -> None:
     assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("cat"))
 
 
-def test_downloads_are_the_librarys_own_files(tab: Driver, mini: Segmenter, tmp_path: Path) -> None:
+def test_downloads_are_the_librarys_own_files(tab: Driver, mini: Library, tmp_path: Path) -> None:
     tab.open_photo("coffee.jpg")
     tab.enter("coffee", "table", "spoon | teaspoon")
     tab.page.click("#download summary")

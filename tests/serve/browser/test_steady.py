@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Route, expect
 
-from sanseg import Segmenter
-from tests.serve.browser.conftest import OpenTab
+from tests.serve.browser.conftest import Library, OpenTab
 from tests.serve.browser.driver import EXAMPLES, Driver
 from tests.serve.browser.server import Server
 from tests.serve.browser.test_paint import is_painted
@@ -34,7 +33,7 @@ def mortal(tmp_path: Path) -> Iterator[Server]:
         server.kill()
 
 
-def test_key_then_killed_and_started_again(mortal: Server, open_tab: OpenTab, mini: Segmenter) -> None:
+def test_key_then_killed_and_started_again(mortal: Server, open_tab: OpenTab, mini: Library) -> None:
     tab = open_tab(mortal.url)
     tab.page.set_input_files("#file", EXAMPLES / "cat.jpg")
     tab.page.fill("#key", KEY)
@@ -57,7 +56,7 @@ def test_key_then_killed_and_started_again(mortal: Server, open_tab: OpenTab, mi
     assert is_painted(tab, encoded.segment("cat, sofa"))
 
 
-def test_a_forgotten_picture_is_encoded_again(tab: Driver, mini: Segmenter) -> None:
+def test_a_forgotten_picture_is_encoded_again(tab: Driver, mini: Library) -> None:
     with tab.page.expect_response(lambda response: response.url.endswith("/v1/images")) as first:
         tab.page.set_input_files("#file", EXAMPLES / "cat.jpg")
     tab.exact()
@@ -70,7 +69,7 @@ def test_a_forgotten_picture_is_encoded_again(tab: Driver, mini: Segmenter) -> N
     assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("cats"))
 
 
-def test_a_busy_server_is_asked_again(tab: Driver, mini: Segmenter) -> None:
+def test_a_busy_server_is_asked_again(tab: Driver, mini: Library) -> None:
     tab.open_photo("cat.jpg")
     tab.exact()
     refusals = []
@@ -96,7 +95,7 @@ def test_a_busy_server_is_asked_again(tab: Driver, mini: Segmenter) -> None:
     assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("c"))
 
 
-def test_two_tabs_do_not_disturb_each_other(served: Server, open_tab: OpenTab, mini: Segmenter) -> None:
+def test_two_tabs_do_not_disturb_each_other(served: Server, open_tab: OpenTab, mini: Library) -> None:
     one = open_tab(served.url)
     two = open_tab(served.url, one.page.context)
     one.open_photo("cat.jpg")
