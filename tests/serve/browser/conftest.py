@@ -21,7 +21,7 @@ for module in ("fastapi", "uvicorn"):
 
 from tests.serve.browser.driver import Driver  # noqa: E402  it needs playwright
 
-SECONDS = 20  # that anything on the page may take here
+SECONDS = 60  # that anything on the page may take here, on a busy machine
 
 
 @pytest.fixture(scope="session")

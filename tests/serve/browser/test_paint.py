@@ -150,7 +150,6 @@ def test_a_photo_that_the_browser_cannot_show(tab: Driver, mini: Library, tmp_pa
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
 def test_other_ways_in(tab: Driver, mini: Library, way: str) -> None:
-    tab.exact()
     with tab.page.expect_response(lambda response: response.url.endswith("/v1/images")):
         tab.page.evaluate(
             """async (way) => {
@@ -164,6 +163,7 @@ def test_other_ways_in(tab: Driver, mini: Library, way: str) -> None:
             }""",
             way,
         )
+    tab.exact()
     tab.type("cat")
     assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("cat"))
 

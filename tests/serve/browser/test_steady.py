@@ -183,7 +183,8 @@ HOSTILE = [
 def test_hostile_labels_are_text(served: Server, open_tab: OpenTab) -> None:
     tab = open_tab(served.url, viewport={"width": 320, "height": 640})
     tab.open_photo({"name": f"{HOSTILE[0]}.jpg", "mimeType": "image/jpeg", "buffer": _bytes("cat.jpg")})
-    tab.page.uncheck("#other", force=True)
+    tab.page.locator("#looks").evaluate("details => { details.open = true }")
+    tab.page.uncheck("#other")
     images = tab.page.locator("img").count()
     tab.enter(*HOSTILE)
     assert tab.message == ""
