@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 HERE = Path(__file__).parent
-COLOURS = 128  # of a palette: a photo of this size needs no more here, and the files stay small
+COLOURS = 256  # of a palette, so that the files stay small
 
 
 def main(url: str) -> None:
@@ -34,18 +34,19 @@ def main(url: str) -> None:
             return page
 
         page = tab(1280, 800)
-        start = shot(page)
-        sample(page, "coffee.jpg")
-        page.keyboard.type("sp")
+        sample(page, "astronaut.jpg")
+        page.get_by_role("button", name="Remove helmet").click()
+        page.focus("#word")
+        page.keyboard.type("hel")
         page.wait_for_selector("#suggestions li")
         page.keyboard.press("ArrowDown")
         settle(page)
         save("page.png", shot(page))
 
         page = tab(1280, 800, "dark")
-        sample(page, "astronaut.jpg")
+        sample(page, "coffee.jpg")
         page.click("#looks summary")
-        page.mouse.move(430, 560)
+        page.mouse.move(430, 300)
         save("page_dark.png", shot(page))
 
         page = tab(768, 1024)
@@ -61,7 +62,6 @@ def main(url: str) -> None:
             page.tap("#frame")
             phones.append(shot(page))
         save("page_small.png", beside([tablet.resize((555, 740)), *phones]))
-        save("page_start.png", start)
         browser.close()
 
 
@@ -91,7 +91,7 @@ def beside(pictures: list[Image.Image], gap: int = 16) -> Image.Image:
 
 
 def save(name: str, picture: Image.Image) -> None:
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(HERE / name, optimize=True)
+    picture.quantize(COLOURS, dither=Image.Dither.FLOYDSTEINBERG).save(HERE / name, optimize=True)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The model in the box, as `sanseg serve` serves it. Not to be stopped."""
-    server = Server(tmp_path_factory.mktemp("served") / "log")
+    server = Server(tmp_path_factory.mktemp("served") / "log", "--max-megabytes", "8")
     server.start()
     try:
         server.wait()

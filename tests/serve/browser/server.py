@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -16,7 +15,10 @@ PATIENCE = 60  # seconds, for a process to load the model
 
 
 class Server:
-    """One process on a port of its own. options: of the command line."""
+    """One process on a port of its own, with as many threads as the tests: how a convolution rounds depends on that.
+
+    options: of the command line.
+    """
 
     def __init__(self, log: Path, *options: str) -> None:
         self.log, self.options = log, options
@@ -33,9 +35,7 @@ class Server:
         """Returns at once; see `wait`."""
         command = [sys.executable, "-m", "sanseg", "serve", "--port", str(self.port), *self.options]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def wait(self) -> None:
         """Until it takes work."""
