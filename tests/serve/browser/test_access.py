@@ -123,6 +123,7 @@ def test_keyboard_alone(tab: Driver) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("body.painted")
     assert focused(page) == "What do you see?"
+    tab.watch_paints()
     page.keyboard.type("nap")
     page.wait_for_selector("#suggestions li")
     page.keyboard.press("ArrowDown")
@@ -130,6 +131,8 @@ def test_keyboard_alone(tab: Driver) -> None:
     option = page.locator(f"#{word.get_attribute('aria-activedescendant')}")
     expect(option).to_have_text("napkin")
     expect(option).to_have_attribute("aria-selected", "true")
+    tab.settle()
+    assert tab.paints[-1] == "coffee, table, napkin"  # before it is taken
     page.keyboard.press("Enter")
     tab.settle()
     assert tab.chips == ["coffee", "table", "napkin"]
