@@ -111,9 +111,8 @@ export class Asking {
     const stale = () => {
       if (this.#encoded === encoded) this.#encoded = null;
     };
+    if (await encoded.then(() => false, () => true)) stale();
     if (error instanceof service.Away) {
-      const hasId = await encoded.then(() => true, () => false);
-      if (!hasId) stale();
       if ((await service.isReady()) && ++failures.brokenOff >= BROKEN_OFF) {
         throw new service.Problem(0, "The connection broke off, although the server is there: try again, or a smaller photo");
       }
@@ -123,10 +122,8 @@ export class Asking {
     } else if (error.status === 404 && !error.ofPicture && ++failures.forgotten < FORGOTTEN) {
       stale(); // the server was started again, or has no room for it any more
     } else if (error.status === 401) {
-      stale();
       await this.tell.key(error);
     } else if (error.status === 503) {
-      stale();
       this.tell.waiting(error);
       await pause(1000 * (error.wait ?? 1));
       this.tell.waiting(null);

@@ -1,6 +1,8 @@
 // The page: a photo and words, painted as they are typed. This file joins the parts; each part knows one thing.
 
 import { Asking } from "./asking.js";
+import { allow, listFormats } from "./downloads.js";
+import { askForKey } from "./lock.js";
 import { Look } from "./look.js";
 import * as photo from "./photo.js";
 import * as service from "./service.js";
@@ -22,6 +24,7 @@ let lastAsked = null;
 let spotlight = null;
 let restHidden = false;
 let speaking = 0;
+let opened = 0; // photos so far: one that takes long to read does not replace a later one
 
 const settings = new Settings({ changed, repaint });
 const words = new Words({ suggestions, changed, repaint, spotlight: lightUp, say });
@@ -32,7 +35,7 @@ const asking = new Asking({
   encoded: (picture) => {
     $("progress").hidden = true;
     look.size = picture;
-    suggest();
+    suggestions.load(); // nothing is more urgent now
   },
   view: shown,
   away: () => tell("The server is away. What you see stays, and goes on by itself when it is back.", "away"),
@@ -88,7 +91,7 @@ function show(answer) {
   look.show(view, view ? colours() : new Map());
   document.body.classList.toggle("painted", view !== null);
   if (first) $("paint").classList.add("appearing");
-  for (const button of $("formats").querySelectorAll("button")) button.disabled = view === null;
+  allow($("formats"), view !== null);
 }
 
 function summary() {
@@ -167,11 +170,19 @@ $("rest").querySelector(".eye").addEventListener("click", () => {
 async function open(chosen) {
   const wrong = photo.tooLarge(chosen, limits);
   if (wrong) return tell(wrong, "problem");
+  const turn = ++opened;
+  let held;
+  try {
+    held = await photo.held(chosen);
+  } catch {
+    return tell(`${chosen.name} cannot be read: choose the file of a photo`, "problem");
+  }
+  if (turn !== opened) return;
   tell("");
-  const size = await photo.show(chosen, $("photo"));
+  const size = await photo.show(held, $("photo"));
   const many = size && photo.tooManyPixels(size, limits);
   if (many) return begin(), tell(many, "problem");
-  file = chosen;
+  file = held;
   look.reset();
   $("frame").classList.toggle("blind", size === null);
   if (size) look.size = size;
@@ -182,7 +193,7 @@ async function open(chosen) {
   $("another").hidden = false;
   document.body.dataset.state = "work";
   $("frame").setAttribute("aria-label", `Photo ${chosen.name}`);
-  asking.open(chosen);
+  asking.open(held);
   changed();
   if (matchMedia("(pointer: fine)").matches) words.focus();
 }
@@ -218,42 +229,13 @@ $("another").addEventListener("click", () => {
 
 // Downloads
 
-function listFormats(formats) {
-  $("formats").replaceChildren(
-    ...formats.map(({ name, ending, what }) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.dataset.format = name;
-      button.disabled = view === null;
-      const parts = { strong: name, span: what, small: ending };
-      for (const [tag, text] of Object.entries(parts)) {
-        button.append(Object.assign(document.createElement(tag), { textContent: text }), " ");
-      }
-      button.addEventListener("click", () => download(button, name, ending));
-      const row = document.createElement("li");
-      row.append(button);
-      return row;
-    }),
-  );
-}
-
-async function download(button, format, ending) {
-  button.setAttribute("aria-busy", "true");
-  try {
+function list(formats) {
+  const save = async (format) => {
     const asked = question();
-    if (asked.labels === null) return;
-    const { blob, name } = await asking.save(asked, format);
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = name ?? photo.stem(file) + ending;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    say(`${link.download} downloaded`);
-  } catch (error) {
-    if (error.name !== "AbortError") tell(error.message, "problem");
-  } finally {
-    button.removeAttribute("aria-busy");
-  }
+    return asked.labels === null ? null : asking.save(asked, format);
+  };
+  listFormats($("formats"), formats, { save, said: say, wrong: (error) => tell(error.message, "problem") });
+  allow($("formats"), view !== null);
 }
 
 // What is said
@@ -265,31 +247,7 @@ function tell(text, kind = "") {
 }
 
 function say(text) {
-  clearTimeout(speaking);
   $("announcement").textContent = text;
-}
-
-let unlocking = null;
-
-/** Asks for a key once, whoever needs it. Rejects with the problem where people would rather not. */
-function askForKey(problem) {
-  unlocking ??= new Promise((resolve, reject) => {
-    const dialog = $("locked");
-    $("key").value = "";
-    dialog.returnValue = "";
-    dialog.showModal();
-    dialog.addEventListener(
-      "close",
-      () => {
-        unlocking = null;
-        if (dialog.returnValue !== "go" || !$("key").value) return reject(problem);
-        service.keepKey($("key").value.trim());
-        resolve();
-      },
-      { once: true },
-    );
-  });
-  return unlocking;
 }
 
 // Beginning
@@ -315,7 +273,7 @@ async function describe() {
     const described = await service.models();
     limits = described.limits;
     suggestions.sets = described.label_sets;
-    listFormats(described.formats);
+    list(described.formats);
     const model = described.models.find((one) => one.default) ?? described.models[0];
     $("about").textContent = `Model ${model.id}. Photos go to this server and nowhere else.`;
   } catch (error) {
@@ -331,11 +289,6 @@ async function describe() {
       describe();
     }, 1000);
   }
-}
-
-/** Names are fetched once there is nothing more urgent. */
-function suggest() {
-  suggestions.load();
 }
 
 recall();

@@ -66,6 +66,11 @@ export function tooManyPixels({ width, height }, limits) {
   return `This photo is ${width} x ${height} pixels, this server takes ${most} megapixels at most: make it smaller`;
 }
 
+/** The same photo in memory: the file may be gone when it has to be sent again. Rejects for folders. */
+export async function held(file) {
+  return new File([await file.arrayBuffer()], file.name, { type: file.type });
+}
+
 /** Puts a photo into an <img>. Returns its size, or null where this browser cannot show it, as TIFF. */
 export async function show(file, image) {
   hide(image);
@@ -82,9 +87,6 @@ export function hide(image) {
   if (image.src) URL.revokeObjectURL(image.src);
   image.removeAttribute("src");
 }
-
-/** "photo" of "photo.jpg". */
-export const stem = ({ name }) => name.replace(/\.[^.]+$/, "") || "photo";
 
 function megabytes(bytes) {
   const count = bytes / MEGA;

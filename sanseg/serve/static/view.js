@@ -36,7 +36,7 @@ export function paint(canvas, view, { colours, hidden, opacity, spotlight, outli
     canvas.height = height;
   }
   const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
+  const image = imageOf(canvas, context);
   const pixels = new Uint32Array(image.data.buffer);
   const most = ids.BYTES_PER_ELEMENT === 2 ? 65536 : 256;
   const paints = new Uint32Array(most);
@@ -51,6 +51,18 @@ export function paint(canvas, view, { colours, hidden, opacity, spotlight, outli
   if (outline) drawOutline(pixels, ids, shown, width, height, outline);
   context.putImageData(image, 0, 0);
 }
+
+/** Memory for the pixels of a canvas: the same again while it has the same size. */
+function imageOf(canvas, context) {
+  let image = images.get(canvas);
+  if (image?.width !== canvas.width || image.height !== canvas.height) {
+    image = context.createImageData(canvas.width, canvas.height);
+    images.set(canvas, image);
+  }
+  return image;
+}
+
+const images = new WeakMap();
 
 function drawOutline(pixels, ids, shown, width, height, wide) {
   for (let y = 0, index = 0; y < height; y++) {

@@ -1,5 +1,6 @@
-// The labels: chips that are edited in place, and the field where another is typed, with suggestions.
+// The labels: chips that are edited in place, and the field where another is typed.
 
+import { Field } from "./field.js";
 import { asked, fold, isNegative, labelOf, percent, tidy } from "./text.js";
 
 const MANY = 24; // labels beyond which those that are not in the picture are put away
@@ -7,8 +8,6 @@ const LONGEST = 256; // characters of a name; GET /v1/models says it in its limi
 
 export class Words {
   #chips = []; // {text, colour or null, hidden, row, ...}: see #make
-  #options = [];
-  #active = -1;
   #everything = false;
 
   /**
@@ -17,9 +16,18 @@ export class Words {
    */
   constructor({ suggestions, changed, repaint, spotlight, say }) {
     Object.assign(this, { suggestions, changed, repaint, spotlight, say });
-    for (const id of ["word", "chips", "everything", "chip"]) this[`$${id}`] = document.getElementById(id);
-    this.$list = document.getElementById("suggestions");
-    this.#listen();
+    for (const id of ["chips", "everything", "chip"]) this[`$${id}`] = document.getElementById(id);
+    this.field = new Field({
+      suggestions,
+      changed,
+      taken: () => new Set(this.#chips.flatMap((chip) => chip.text.split("|").map(fold))),
+      entered: (text, alone) => this.#enter(text, alone),
+      back: () => this.#chips.findLast((chip) => !chip.row.hidden)?.name.focus(),
+    });
+    this.$everything.addEventListener("click", () => {
+      this.#everything = !this.#everything;
+      this.#putAway();
+    });
   }
 
   /** For sessionStorage. */
@@ -31,25 +39,18 @@ export class Words {
     for (const chip of this.#chips) chip.row.remove();
     this.#chips = [];
     for (const { text, colour = null, hidden = false } of chips) this.#add(text, colour, hidden);
-    this.$word.value = "";
+    this.field.clear();
   }
 
   /** As the service takes them, with what is being typed; null for none. Throws as `asked` does. */
   get labels() {
-    return asked([...this.#chips.map((chip) => chip.text), this.#draft]);
+    return asked([...this.#chips.map((chip) => chip.text), this.field.draft]);
   }
 
   /** The colours people chose: {label: "#rrggbb"}. */
   get colours() {
     const chosen = this.#chips.filter(({ colour, text }) => colour && tidy(text) && !isNegative(text));
     return Object.fromEntries(chosen.map(({ colour, text }) => [labelOf(text), colour]));
-  }
-
-  /** The draft, or what the list of suggestions would make of it; "@..." names a set only once it is entered. */
-  get #draft() {
-    const draft = this.$word.value;
-    const text = this.#active < 0 ? draft : this.#options[this.#active].text;
-    return text.trim().startsWith("@") ? "" : text;
   }
 
   /** What the answer says of each label: its share and colour. facts: null where there is no answer. */
@@ -87,7 +88,7 @@ export class Words {
   }
 
   focus() {
-    this.$word.focus({ preventScroll: true });
+    this.field.focus();
   }
 
   // Chips
@@ -196,74 +197,15 @@ export class Words {
       : `${absent.length} more are not there`;
   }
 
-  // The field, a combobox as ARIA describes it
-
-  #listen() {
-    this.$word.addEventListener("focus", () => this.suggestions.load());
-    this.$word.addEventListener("input", () => this.#typed());
-    this.$word.addEventListener("keydown", (event) => this.#key(event));
-    this.$word.addEventListener("blur", () => {
-      this.#close();
-      this.#enter(this.$word.value);
-    });
-    this.$list.addEventListener("pointerdown", (event) => event.preventDefault()); // the field keeps the focus
-    this.$list.addEventListener("click", (event) => {
-      const place = [...this.$list.children].indexOf(event.target.closest("li"));
-      if (place >= 0) this.#enter(this.#options[place].text);
-    });
-    this.$everything.addEventListener("click", () => {
-      this.#everything = !this.#everything;
-      this.#putAway();
-    });
-  }
-
-  #typed() {
-    this.#active = -1;
-    const parts = this.$word.value.split(",");
-    if (parts.length > 1) {
-      this.$word.value = parts.pop().trimStart();
-      for (const part of parts) this.#enter(part, false);
-    }
-    this.changed();
-    this.#suggest();
-  }
-
-  #key(event) {
-    if (event.isComposing) return;
-    const { key } = event;
-    if ((key === "ArrowDown" || key === "ArrowUp") && !this.#options.length) this.#suggest();
-    if ((key === "ArrowDown" || key === "ArrowUp") && this.#options.length) {
-      event.preventDefault();
-      const places = this.#options.length + 1; // one of them is the field itself
-      this.#activate(((this.#active + 1 + (key === "ArrowDown" ? 1 : -1) + places) % places) - 1);
-    } else if (key === "Enter") {
-      event.preventDefault();
-      this.#enter(this.#active < 0 ? this.$word.value : this.#options[this.#active].text);
-    } else if (key === "Escape" && this.#options.length) {
-      const previewed = this.#active >= 0;
-      this.#close();
-      if (previewed) this.changed();
-    } else if (key === "Escape" && this.$word.value) {
-      this.$word.value = "";
-      this.changed();
-    } else if (key === "Backspace" && this.$word.value === "" && this.#chips.length) {
-      event.preventDefault();
-      const last = this.#chips.findLast((chip) => !chip.row.hidden);
-      last?.name.focus();
-    }
-  }
-
-  async #enter(text, andTell = true) {
+  async #enter(text, alone) {
     const label = tidy(text);
-    this.#close();
-    if (andTell) this.$word.value = "";
     if (!label) return;
     const labels = label.startsWith("@") ? await this.#expanded(label) : [label];
     const taken = new Set(this.#chips.map((chip) => fold(chip.text)));
     const fresh = labels.filter((one) => !taken.has(fold(one)));
     for (const one of fresh) this.#add(one);
-    if (fresh.length < labels.length && labels.length === 1) this.say(`${label} is there already`);
-    else if (andTell) this.say(labels.length === 1 ? `${label} added` : `${fresh.length} labels added`);
+    if (labels.length > 1) this.say(`${fresh.length} labels added`);
+    else if (alone) this.say(fresh.length ? `${label} added` : `${label} is there already`);
     this.changed();
   }
 
@@ -274,50 +216,4 @@ export class Words {
       return [text]; // the service knows what it means, or says what is wrong
     }
   }
-
-  #suggest() {
-    const taken = new Set(this.#chips.flatMap((chip) => chip.text.split("|").map(fold)));
-    this.#options = this.suggestions.of(this.$word.value, taken);
-    this.#active = -1;
-    this.$list.replaceChildren(...this.#options.map(({ text, note }, place) => option(text, note, place)));
-    this.$list.hidden = this.#options.length === 0;
-    this.$word.setAttribute("aria-expanded", String(!this.$list.hidden));
-    this.$word.removeAttribute("aria-activedescendant");
-  }
-
-  #activate(place) {
-    this.#active = place;
-    [...this.$list.children].forEach((row, one) => row.setAttribute("aria-selected", String(one === place)));
-    if (place < 0) this.$word.removeAttribute("aria-activedescendant");
-    else {
-      this.$word.setAttribute("aria-activedescendant", this.$list.children[place].id);
-      this.$list.children[place].scrollIntoView({ block: "nearest" });
-    }
-    this.changed();
-  }
-
-  #close() {
-    this.#options = [];
-    this.#active = -1;
-    this.$list.hidden = true;
-    this.$list.replaceChildren();
-    this.$word.setAttribute("aria-expanded", "false");
-    this.$word.removeAttribute("aria-activedescendant");
-  }
-}
-
-function option(text, note, place) {
-  const row = document.createElement("li");
-  row.id = `suggestion-${place}`;
-  row.setAttribute("role", "option");
-  row.setAttribute("aria-selected", "false");
-  const name = document.createElement("bdi");
-  name.textContent = text;
-  row.append(name);
-  if (note) {
-    const aside = document.createElement("small");
-    aside.textContent = ` ${note}`;
-    row.append(aside);
-  }
-  return row;
 }
