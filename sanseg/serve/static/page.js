@@ -32,9 +32,8 @@ const look = new Look({ pointed: (what) => words.point(what?.id ?? null), say, r
 const asking = new Asking({
   busy: (busy) => $("frame").setAttribute("aria-busy", String(busy)),
   encoding: () => ($("progress").hidden = false),
-  encoded: (picture) => {
+  encoded: () => {
     $("progress").hidden = true;
-    look.size = picture;
     suggestions.load(); // nothing is more urgent now
   },
   view: shown,
@@ -76,7 +75,9 @@ function changed() {
 
 function shown(buffer, asked) {
   tell("");
-  show(readView(buffer));
+  const answer = readView(buffer);
+  look.size = answer;
+  show(answer);
   document.dispatchEvent(new CustomEvent("sanseg:painted", { detail: { labels: asked.labels } }));
   clearTimeout(speaking);
   speaking = setTimeout(() => say(summary()), QUIET);
@@ -182,6 +183,8 @@ async function open(chosen) {
   const size = await photo.show(held, $("photo"));
   const many = size && photo.tooManyPixels(size, limits);
   if (many) return begin(), tell(many, "problem");
+  const seen = size ? await photo.copyToSee(held, $("photo"), size) : held;
+  if (turn !== opened) return;
   file = held;
   look.reset();
   $("frame").classList.toggle("blind", size === null);
@@ -193,13 +196,14 @@ async function open(chosen) {
   $("another").hidden = false;
   document.body.dataset.state = "work";
   $("frame").setAttribute("aria-label", `Photo ${chosen.name}`);
-  asking.open(held);
+  asking.open(held, seen);
   changed();
   if (matchMedia("(pointer: fine)").matches) words.focus();
 }
 
 /** Back to the invitation. */
 function begin() {
+  opened++;
   file = null;
   asking.open(null);
   show(null);

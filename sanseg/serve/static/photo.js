@@ -1,6 +1,7 @@
 // Ways for a photo to come in, and what is refused before it is sent.
 
 const MEGA = 1_000_000;
+const SEEN = 1_000_000; // pixels of what is painted: the model sees no more, and each key moves two bytes for each
 
 /** open(file): a photo came in. wrong(sentence): something else did. sample(name, words): one of the bundled photos. */
 export function listen({ open, wrong, sample }) {
@@ -81,6 +82,23 @@ export async function show(file, image) {
   } catch {
     return null;
   }
+}
+
+/** A photo with many pixels as a smaller copy, in which words can be followed as they are typed. */
+export async function copyToSee(file, image, { width, height }) {
+  const scale = Math.sqrt(SEEN / (width * height));
+  if (scale >= 1) return file;
+  const canvas = Object.assign(document.createElement("canvas"), {
+    width: Math.max(1, Math.round(scale * width)),
+    height: Math.max(1, Math.round(scale * height)),
+  });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.fillStyle = "#ffffff"; // below what is clear, as the service has it
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.95));
+  return blob ? new File([blob], file.name, { type: blob.type }) : file;
 }
 
 export function hide(image) {

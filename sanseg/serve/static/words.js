@@ -193,8 +193,8 @@ export class Words {
     this.$everything.hidden = !many;
     this.$everything.setAttribute("aria-expanded", String(this.#everything));
     this.$everything.textContent = this.#everything
-      ? `Put away ${absent.length} that are not there`
-      : `${absent.length} more are not there`;
+      ? `Put away ${absent.length} that are not in the photo`
+      : `${absent.length} more are not in the photo`;
   }
 
   async #enter(text, alone) {

@@ -148,6 +148,25 @@ def test_a_photo_that_the_browser_cannot_show(tab: Driver, mini: Library, tmp_pa
     assert is_painted(tab, mini.encode(photo).segment("cat"))  # opaque, for there is nothing below
 
 
+def test_a_large_photo_is_painted_from_a_smaller_copy(tab: Driver, mini: Library, tmp_path: Path) -> None:
+    photo = tmp_path / "large.jpg"
+    Image.open(EXAMPLES / "coffee.jpg").resize((1500, 1000)).save(photo)
+    tab.open_photo(photo)
+    tab.enter("coffee", "table")
+    height, width = tab.pixels().shape[:2]
+    assert height * width <= 1_001_000
+    assert abs(width / height - 1.5) < 0.01
+    tab.page.click("#download summary")
+    with tab.page.expect_download() as download:
+        tab.page.click("#formats [data-format='index']")
+    whole = mini.encode(photo).segment(["coffee", "table"])
+    with Image.open(download.value.path()) as index:
+        assert np.array_equal(index, whole.label_map)  # of the photo itself
+    tab.exact()
+    painted_ids = Image.fromarray((tab.pixels()[..., :3] == whole.colours[0]).all(2)).resize((1500, 1000))
+    assert (np.asarray(painted_ids) == (whole.label_map == 0)).mean() > 0.97
+
+
 @pytest.mark.parametrize("way", ["paste", "drop"])
 def test_other_ways_in(tab: Driver, mini: Library, way: str) -> None:
     with tab.page.expect_response(lambda response: response.url.endswith("/v1/images")):
