@@ -64,7 +64,7 @@ function changed() {
     return tell(error.message, "problem");
   }
   const same = JSON.stringify(asked);
-  if (same === lastAsked) return;
+  if (same === lastAsked) return words.show(view?.facts ?? null); // what was typed has become a chip
   lastAsked = same;
   asking.ask(asked.labels === null ? null : asked);
   if (asked.labels === null) {
@@ -220,8 +220,13 @@ photo.listen({
   sample: async (name, text) => {
     const samples = [...document.querySelectorAll("[data-words]")].map((one) => one.dataset.words);
     const own = words.state.map((chip) => chip.text).join(", ");
-    if (own === "" || samples.includes(own)) words.state = text.split(", ").map((label) => ({ text: label }));
-    await open(await photo.sample(name));
+    try {
+      const chosen = await photo.sample(name);
+      if (own === "" || samples.includes(own)) words.state = text.split(", ").map((label) => ({ text: label }));
+      await open(chosen);
+    } catch (error) {
+      tell(`${name} could not be fetched (${error.message}): try again when the server is back`, "problem");
+    }
   },
 });
 

@@ -48,9 +48,10 @@ function listenForDrops(open, wrong) {
   });
 }
 
-/** One of the bundled photos. */
+/** One of the bundled photos. Rejects where there is no answer, or another. */
 export async function sample(name) {
   const answer = await fetch(`static/samples/${name}`);
+  if (!answer.ok) throw new Error(`the server answered with ${answer.status}`);
   return new File([await answer.blob()], name, { type: "image/jpeg" });
 }
 

@@ -12,7 +12,7 @@ export class Words {
 
   /**
    * suggestions: see suggestions.js. changed(): other words are asked. repaint(): the same words look otherwise.
-   * spotlight(id or null). say(text): for screen readers, and those who look.
+   * spotlight(id or null). say(text): for screen readers.
    */
   constructor({ suggestions, changed, repaint, spotlight, say }) {
     Object.assign(this, { suggestions, changed, repaint, spotlight, say });

@@ -136,6 +136,8 @@ def test_keyboard_alone(tab: Driver) -> None:
     page.keyboard.press("Enter")
     tab.settle()
     assert tab.chips == ["coffee", "table", "napkin"]
+    for share in page.locator("#chips .share").all():
+        expect(share).to_contain_text("%")
     expect(word).to_have_attribute("aria-expanded", "false")
     expect(page.locator("#announcement")).to_contain_text("coffee")  # the result, told politely
     order = []
