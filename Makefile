@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find sanseg -type f -not -path '*/__pycache__/*')
 OLDEST_OPEN_CLIP := 2.24.0
-# A worker for each core; the networks of the tests are too small to gain from threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+# A worker for each core; the networks of the tests are too small to gain from threads. What is skipped says why.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -rs
 WORDS := cat, person, helmet, coffee cup, spoon, table
 
 .PHONY: demo test check clean
