@@ -160,6 +160,7 @@ def single_threaded(threads: int) -> ThreadPoolExecutor:
     pool, begun = ThreadPoolExecutor(threads, thread_name_prefix="sanseg-answer"), threading.Barrier(threads)
 
     def begin() -> None:
+        torch.get_num_threads()  # else what is set now is forgotten at the first thing that is computed
         torch.set_num_threads(1)
         begun.wait()
 
