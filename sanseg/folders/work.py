@@ -166,9 +166,8 @@ def single_threaded(threads: int) -> ThreadPoolExecutor:
 
     usual = torch.get_num_threads()
     wait([pool.submit(begin) for _ in range(threads)])
-    torch.set_num_threads(
-        usual
-    )  # each thread has its own number, but those that begin later take the last one
+    # Each thread has its own number, but those that begin later take the last one.
+    torch.set_num_threads(usual)
     return pool
 
 
