@@ -72,7 +72,7 @@ class Large:
         """Whether every picture goes by windows: an option was given that only means something there."""
         return bool(self.bands or self.stretch) or (self.window, self.overlap) != (None, None)
 
-    def options(self, formats: Sequence[str]) -> Options:
+    def options(self, formats: Sequence[str], simplify: float = 0.0) -> Options:
         """Raises ValueError for options that cannot be, for formats not written by windows, and without rasterio."""
         from sanseg import geo
         from sanseg.large.results import ENDINGS
@@ -84,6 +84,8 @@ class Large:
             raise ValueError(
                 f"{', '.join(unknown)} cannot be written by windows: choose from {', '.join(ENDINGS)} (--format)"
             )
+        if simplify:
+            raise ValueError("polygons of pictures that go by windows are exact: leave --simplify out")
         options = Options(
             window=SIZE if self.window is None else self.window,
             overlap=OVERLAP if self.overlap is None else self.overlap,

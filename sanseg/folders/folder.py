@@ -12,6 +12,7 @@ from sanseg.devices import name_dtype
 from sanseg.folders.manifest import Asked, Manifest, Record, locked, remove
 from sanseg.folders.page import write_index
 from sanseg.folders.plan import Job, Plan, plan
+from sanseg.folders.sets import write_sets
 from sanseg.folders.walk import Found
 from sanseg.folders.work import Hand, Settings, in_lanes, in_processes
 from sanseg.model.checkpoint import fingerprint
@@ -123,6 +124,7 @@ def segment_folder(
                 each(record)
         manifest.rewrite(asked)
         everything = list(manifest.records.values())
+        write_sets(settings.out, asked, everything)
         index = write_index(settings.out, asked, everything)
     failed = sorted([*_failed(records), *((name, GUARDED) for name in todo.guarded)])
     return Outcome(everything, failed, wish.asked, len(todo.jobs) - len(records), index)
@@ -167,4 +169,5 @@ def _asked(found: Found, segmenter: Segmenter, settings: Settings) -> Asked:
         settings.formats,
         words.settings(),
         words.colours,
+        settings.simplify,
     )

@@ -34,6 +34,7 @@ SAME = {
     "resize": "pictures resized by",
     "templates": "the templates",
     "vocabulary": "words with the hash",
+    "simplify": "polygons that stray, in pixels, by",
 }
 
 
@@ -44,6 +45,7 @@ class Asked:
     dtype: of the network. resize: a key of `images.RESIZES`. templates: the prompt set. vocabulary: its hash.
     labels: ` | ` between synonyms. other: the distractors. formats: what is written of each picture.
     settings: as `Vocabulary.settings`. colours: the labels' own, () for none.
+    simplify: how far polygons may stray from the borders of pixels, in pixels.
     """
 
     folder: str
@@ -58,6 +60,7 @@ class Asked:
     formats: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     colours: tuple[Colour | None, ...] = ()
+    simplify: float = 0.0
     sanseg: str = VERSION
 
 
@@ -123,7 +126,8 @@ class Manifest:
     def check_same(self, asked: Asked) -> None:
         """Raises ValueError where OUT holds results of something else than what is asked now."""
         for key, what in SAME.items():
-            held, wanted = (self.asked or asdict(asked)).get(key), getattr(asked, key)
+            before = {"simplify": 0.0, **(self.asked or asdict(asked))}  # which older manifests do not say
+            held, wanted = before.get(key), getattr(asked, key)
             if held != wanted:
                 if key == "vocabulary" and self.asked:
                     held, wanted = _shown(self.asked["labels"], held), _shown(asked.labels, wanted)

@@ -50,7 +50,7 @@ class Settings:
     """What is done of every picture. formats: as `Segmentation.save` has them.
 
     encoded: where encoded pictures are kept; None keeps none. network: the fingerprint of the model's weights.
-    thumbnails: whether a small painted picture is written for index.html.
+    thumbnails: whether a small painted picture is written for index.html. simplify: of polygons, in pixels.
     """
 
     out: Path
@@ -59,6 +59,7 @@ class Settings:
     encoded: Path | None = None
     network: str = ""
     thumbnails: bool = False
+    simplify: float = 0.0
 
 
 class Hand:
@@ -147,7 +148,8 @@ class Hand:
 
     def _write(self, result: Segmentation, stem: str, picture: str) -> dict[str, Path]:
         target = self.settings.out / stem
-        outputs = result.save(target.parent, target.name, self.settings.formats, picture=picture)
+        formats, simplify = self.settings.formats, self.settings.simplify
+        outputs = result.save(target.parent, target.name, formats, picture=picture, simplify=simplify)
         if self.settings.thumbnails and result.image is not None:
             path = self.settings.out / THUMBNAILS / f"{stem}.jpg"
             write_bytes(path, thumbnail(result))
