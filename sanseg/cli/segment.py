@@ -111,10 +111,6 @@ def segment(
         is_folder = any(Path(photo).is_dir() for photo in photos)
         if not is_folder and (overwrite or any(patterns)):
             raise ValueError("--include, --exclude and --overwrite are for folders: give one")
-        if is_folder and (large.asked or max_megapixels is not None):
-            raise ValueError(
-                "a folder's pictures do not go by windows: give the large ones by name, or as a pattern"
-            )
         from sanseg.devices import name_dtype
         from sanseg.folders.folder import Crew, segment_files, segment_folder
         from sanseg.folders.keep import ENCODED
@@ -149,7 +145,13 @@ def segment(
                 outcome = segment_files(stem_of, crew, settings, each=screen.table)
             else:
                 outcome = segment_folder(
-                    found, crew, settings, overwrite=overwrite, planned=screen.planned, each=screen.line
+                    found,
+                    crew,
+                    settings,
+                    overwrite=overwrite,
+                    by_windows=large.of_a_folder(screen.windows),
+                    planned=screen.planned,
+                    each=screen.line,
                 )
         if options is not None and not outcome.stopped:
             failed = segment_large.segment_by_windows(

@@ -73,6 +73,7 @@ class Record:
     width, height: in pixels. seconds: reading, computing and writing, without waiting for other pictures.
     areas, confidence: share of the picture in (0, 1] and mean confidence of each label that occurs, largest first.
     replaced: the sha256 of the content that an earlier result was of. error: why there is no result.
+    windows: of a picture that went by windows, how, and `without` which of the formats; None for all others.
     """
 
     input: str
@@ -89,6 +90,7 @@ class Record:
     confidence: dict[str, float] = field(default_factory=dict)
     replaced: str | None = None
     error: str | None = None
+    windows: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, line: Line) -> Record | None:
@@ -99,6 +101,7 @@ class Record:
         shares = (record.areas, record.confidence)
         tables = all(isinstance(table, dict) and _numbers(table.values()) for table in shares)
         texts = all(one is None or isinstance(one, str) for one in (record.error, record.replaced))
+        texts = texts and (record.windows is None or isinstance(record.windows, dict))
         return record if plain and tables and texts and _numbers([record.seconds]) else None
 
 

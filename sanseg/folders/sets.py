@@ -93,7 +93,7 @@ def _write_yolo(folder: Path, asked: Asked, files: Files) -> None:
             f"train: {LISTED}",
             f"val: {LISTED}  # no split was made: name the pictures to measure on in a list of their own",
             "names:",
-            *(f"  {number}: {_quoted(name)}" for number, name in enumerate(_names(asked))),
+            *(f"  {number}: {_json(name)}" for number, name in enumerate(_names(asked))),
         ],
     )
 
@@ -122,9 +122,3 @@ def _names(asked: Asked) -> list[str]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _quoted(name: str) -> str:
-    """As YAML has it: JSON, but for what YAML takes for unprintable."""
-    text = json.dumps(name, ensure_ascii=False)
-    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in text)

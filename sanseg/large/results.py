@@ -30,6 +30,7 @@ ENDINGS = {  # of the files' names, by kind
     "overlay": ".overlay.png",
     "json": ".json",
 }
+ALWAYS = ("index", "confidence")  # of these
 
 
 @dataclass(frozen=True)
