@@ -1,11 +1,12 @@
-"""New words for pictures whose encodings were kept: processor time per picture, beside that of the first time.
+"""New words for pictures whose encodings were kept: time per picture, beside that of the first time.
 
     OMP_NUM_THREADS=1 python bench/new_words.py PHOTOS
     OMP_NUM_THREADS=1 python bench/new_words.py PHOTOS --model weights.safetensors --photos 100 --rounds 3
 
-Segments a folder with `--keep-encoded`, all default formats, then asks other words for fewer and for all formats. Times
-are of all threads of this process, which other programs disturb less than the clock: loading the model and the words is
-left out; the page, the manifest, and naming the weights (once) are in. The smallest of the rounds counts.
+Segments a folder with `--keep-encoded`, all default formats, then asks other words for fewer and for all formats.
+Processor time is of all threads of this process, and other programs disturb it less than the clock's, which is told
+beside it. Loading the model and the words is left out; the page, the manifest, and naming the weights (once) are in,
+so that many photos give the truer figure. The smallest of the rounds counts.
 """
 
 from __future__ import annotations
@@ -45,27 +46,37 @@ def main() -> None:
         for number, path in enumerate(every[::step][: asked.photos]):
             (work / "photos").mkdir(exist_ok=True)
             shutil.copy(path, work / "photos" / f"{number:05}{path.suffix}")
-        whole = seconds(segmenter, work, first, DEFAULT)
-        print(f"{'first time, ' + ' + '.join(DEFAULT):40} {1000 * whole:6.1f} ms")
+        first_time = seconds(segmenter, work, first, DEFAULT)
+        told(f"first time, {' + '.join(DEFAULT)}", first_time, first_time)
         for formats in FORMATS:
-            least = min(seconds(segmenter, work, new, formats) for _ in range(asked.rounds))
-            print(
-                f"{'new words, ' + ' + '.join(formats):40} {1000 * least:6.1f} ms, {whole / least:.1f} times"
-            )
+            rounds = [seconds(segmenter, work, new, formats) for _ in range(asked.rounds)]
+            told(f"new words, {' + '.join(formats)}", tuple(map(min, zip(*rounds, strict=True))), first_time)
 
 
-def seconds(segmenter: Segmenter, work: Path, words: Vocabulary, formats: tuple[str, ...]) -> float:
-    """Processor time per picture."""
+def told(what: str, spent: tuple[float, ...], first: tuple[float, ...]) -> None:
+    print(
+        f"{what:40}",
+        *(
+            f"{kind} {1000 * least:6.1f} ms, {whole / least:.1f} times;"
+            for kind, least, whole in zip(("processor", "clock"), spent, first, strict=True)
+        ),
+    )
+
+
+def seconds(
+    segmenter: Segmenter, work: Path, words: Vocabulary, formats: tuple[str, ...]
+) -> tuple[float, ...]:
+    """Processor time per picture, and the clock's."""
     segmenter.classifier(words)
     out = work / "out"
     shutil.rmtree(out, ignore_errors=True)
     found = find_folder([str(work / "photos")], out)
     crew = Crew(segmenter, lambda: segmenter)
-    began = time.process_time()
+    began = time.process_time(), time.perf_counter()
     outcome = segment_folder(found, crew, Settings(out, words, formats, work / "encoded"))
-    spent = time.process_time() - began
+    ended = time.process_time(), time.perf_counter()
     assert not outcome.failed, outcome.failed
-    return spent / len(found.inputs)
+    return tuple((end - start) / len(found.inputs) for start, end in zip(began, ended, strict=True))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -387,7 +387,14 @@ def prepare(image: NDArray[np.uint8], config: SANConfig, how: str = "evaluation"
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes the whole file or nothing: into a temporary file beside it, then renamed over it.
+    """Writes the whole file or nothing; as `writing`."""
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file that is there whole or not at all: a temporary one beside it, then renamed over it.
 
     Folders that are missing are made. Raises OSError where the disk refuses, and leaves no temporary file.
     """
@@ -396,7 +403,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:  # not tempfile, whose files nobody else may read
-            file.write(data)
+            yield file
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

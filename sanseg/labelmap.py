@@ -23,6 +23,7 @@ TILE_PIXELS = {"cpu": (1 << 12, 1 << 15), "gpu": (1 << 16, 1 << 17)}  # of a til
 # Between these, a tile is so many cells of the mask grid high and wide: masks hardly vary in so small a tile, so that
 # most rows cannot win there and most queries are nowhere near.
 TILE_CELLS = 5
+TINY = torch.finfo(torch.float32).tiny
 LEFT_OUT = 1e-6  # of the best score: what queries that are not asked may amount to, about as much as rounding
 
 
@@ -103,27 +104,28 @@ def label_map_of_views(
     p_QR = _joined([p_QR for _, p_QR in checked])
     if len(row_label) != p_QR.shape[1]:
         raise ValueError(f"{len(row_label)} row labels for {p_QR.shape[1]} rows: give one for each row")
-    best = torch.empty(height, width, dtype=torch.int32, device=p_QR.device)
-    share = torch.empty(height, width, device=p_QR.device)
     cells = max(masks[0].numel() for masks, _ in checked)
-    tall, wide = _tile(*views[0].geometry.original, cells, best.device)
+    tall, wide = _tile(*views[0].geometry.original, cells, p_QR.device)
+    room = _Room(p_QR, tall * wide)
+    best = torch.empty(height, width, dtype=room.short, device=p_QR.device)
+    share = torch.empty(height, width, device=p_QR.device)
     columns = _spans(width, wide)
     resized = [_Resized(masks, view, columns) for view, (masks, _) in zip(views, checked, strict=True)]
-    room, every_q = _Room(p_QR, tall * wide), torch.arange(len(p_QR), device=p_QR.device)
     for rows in _spans(height, tall):
         bands = [one.band(rows) for one in resized]
         low_TQ = _joined([band.low for band in bands], dim=1)
         high_TQ = _joined([band.high for band in bands], dim=1)
-        for tile, (leader, asked_q) in enumerate(_asked(p_QR, low_TQ, high_TQ)):
-            p_qR = p_QR[asked_q]
-            likely = _contenders(p_qR, leader, low_TQ[tile, asked_q], high_TQ[tile, asked_q])
-            index_P, share_P = room.winners(p_qR, likely, room.masks(bands, tile, asked_q))
+        leader_T, asked = _asked(p_QR, low_TQ, high_TQ)
+        contenders = _contenders(p_QR, leader_T, low_TQ, high_TQ)
+        for tile, (asked_q, likely_n) in enumerate(zip(asked, contenders, strict=True)):
+            row_P, share_P = room.winners(asked_q, likely_n, room.masks(bands, tile, asked_q))
             if temperature != 1:
-                share_P = room.tempered(p_QR, room.masks(bands, tile, every_q), temperature)
+                share_P = room.tempered(room.masks(bands, tile, None), temperature)
             size = (rows.stop - rows.start, columns[tile].stop - columns[tile].start)
-            best[rows, columns[tile]] = likely[index_P].view(size).int()
+            best[rows, columns[tile]] = row_P.view(size)
             share[rows, columns[tile]] = share_P.view(size)
-    ids, confidence = _ids(row_label)[best.cpu().numpy()], share.cpu().numpy()
+    from_last = best.cpu().numpy()
+    ids, confidence = _ids(row_label)[from_last], share.clamp_max_(1).cpu().numpy()
     return set_aside(ids, confidence, thresholds), confidence
 
 
@@ -270,8 +272,8 @@ def _reach(used: Tensor) -> slice:
     return slice(int(where[0]), int(where[-1]) + 1)
 
 
-def _asked(p_QR: Tensor, low_TQ: Tensor, high_TQ: Tensor) -> list[tuple[int, Tensor]]:
-    """For each tile the row that leads it, and the queries that have a say there, ascending.
+def _asked(p_QR: Tensor, low_TQ: Tensor, high_TQ: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    """For each tile the row that leads it, int64 (T), and the queries that have a say there, ascending, None for all.
 
     The leader is the row that scores most with every mask at its lowest in the tile, so the best score is at least
     that everywhere. The queries that have no say add less than LEFT_OUT of it to all scores together, even with every
@@ -280,95 +282,132 @@ def _asked(p_QR: Tensor, low_TQ: Tensor, high_TQ: Tensor) -> list[tuple[int, Ten
     least_T, leader_T = (low_TQ @ p_QR).max(1)
     most_TQ, order_TQ = (high_TQ * p_QR.sum(1)).sort(1)
     left_T = (most_TQ.cumsum(1) <= LEFT_OUT * least_T[:, None]).sum(1)
-    counted = zip(leader_T.tolist(), order_TQ, left_T.tolist(), strict=True)
-    return [(leader, order_Q[left:].sort().values) for leader, order_Q, left in counted]
+    counted = zip(order_TQ, left_T.tolist(), strict=True)
+    return leader_T, [order_Q[left:].sort().values if left else None for order_Q, left in counted]
 
 
-def _contenders(p_qR: Tensor, leader: int, low_q: Tensor, high_q: Tensor) -> Tensor:
-    """The rows that could win somewhere in a tile, int64, ascending.
+def _contenders(p_QR: Tensor, leader_T: Tensor, low_TQ: Tensor, high_TQ: Tensor) -> list[Tensor]:
+    """For each tile the rows that could win somewhere in it, int64, ascending.
 
     Another row's lead over the leader is the sum over masks of the difference in probability times the mask, so at
     most what it is with each mask at the end of its range that suits that row. A row whose lead is below zero even
-    then cannot win.
+    then cannot win. What is left is held against the row of the largest such lead in the same way.
     """
-    difference_qR = p_qR - p_qR[:, leader, None]
-    lead_R = low_q @ difference_qR + (high_q - low_q) @ difference_qR.clamp_min_(0)
-    return (lead_R >= -1e-5 * (low_q @ p_qR[:, leader])).nonzero()[:, 0]  # below zero: rounding
+    at_once = max(1, TILE_FLOATS[_kind(p_QR.device)] // p_QR.numel())
+    found = []
+    for leader_t, low_tQ, high_tQ in zip(
+        *(one.split(at_once) for one in (leader_T, low_TQ, high_TQ)), strict=True
+    ):
+        lead_tR, most_t = _leads(p_QR, leader_t, low_tQ, high_tQ)
+        second_t = lead_tR.scatter(1, leader_t[:, None], -torch.inf).argmax(1)
+        over_second_tR, most_second_t = _leads(p_QR, second_t, low_tQ, high_tQ)
+        likely_tR = (lead_tR >= -1e-5 * most_t) & (
+            over_second_tR >= -1e-5 * most_second_t
+        )  # below zero: rounding
+        tile, row = likely_tR.nonzero(as_tuple=True)
+        found += row.split(tile.bincount(minlength=len(leader_t)).tolist())
+    return found
+
+
+def _leads(p_QR: Tensor, leader_t: Tensor, low_tQ: Tensor, high_tQ: Tensor) -> tuple[Tensor, Tensor]:
+    """The most by which each row may lead a tile's leader (t, R), and what the leader scores at least (t, 1)."""
+    own_tQ = p_QR.T[leader_t]
+    difference_tQR = p_QR - own_tQ[:, :, None]
+    lead_t1R = low_tQ[:, None] @ difference_tQR + (high_tQ - low_tQ)[:, None] @ difference_tQR.clamp_min_(0)
+    return lead_t1R[:, 0], (low_tQ * own_tQ).sum(1, keepdim=True)
 
 
 class _Room:
-    """Memory that all tiles use in turn: to be given it afresh costs more time than what is computed in it."""
+    """Memory that all tiles use in turn: to be given it afresh costs more time than what is computed in it.
+
+    short: the integers that rows are counted in.
+    """
 
     def __init__(self, p_QR: Tensor, pixels: int) -> None:
         queries, rows = p_QR.shape
+        self.p_QR = p_QR
+        self.short = torch.int16 if rows < 1 << 15 else torch.int32
+        total_Q1 = p_QR.sum(1, keepdim=True)
+        self.p_nQ = torch.cat([p_QR, total_Q1], 1).T.contiguous()  # the rows, and all of them together
+        self.last = torch.tensor([rows], device=p_QR.device)
         scores = max(TILE_FLOATS[_kind(p_QR.device)], rows + 1)
-        short = torch.int16 if rows <= 1 << 15 else torch.int32
         self.mask_logits = p_QR.new_empty(queries * pixels)
         self.scores = p_QR.new_empty(scores)
-        self.best = p_QR.new_empty(scores, dtype=short)
-        self.from_last_R1 = torch.arange(rows - 1, -1, -1, dtype=short, device=p_QR.device)[:, None]
+        self.best = p_QR.new_empty(scores, dtype=self.short)
+        self.from_last_R1 = torch.arange(rows, 0, -1, dtype=self.short, device=p_QR.device)[:, None]
 
-    def masks(self, bands: Sequence[_Band], tile: int, asked_q: Tensor) -> Tensor:
-        """The masks (q, P) of a tile, after the sigmoid and times their weight."""
+    def masks(self, bands: Sequence[_Band], tile: int, asked_q: Tensor | None) -> Tensor:
+        """The masks (q, P) of a tile, after the sigmoid and times their weight; None asks all queries."""
         y, x = bands[0].mask_logits.shape[1], bands[0].across[tile][1].shape[1]
-        logits_qP = self.mask_logits[: len(asked_q) * y * x].view(len(asked_q), y * x)
+        count = len(self.p_QR) if asked_q is None else asked_q.shape[0]
+        logits_qP = self.mask_logits[: count * y * x].view(count, y * x)
         before = done = 0
         for band in bands:
-            after = before + len(band.mask_logits)
-            own_q = asked_q if len(bands) == 1 else asked_q[(before <= asked_q) & (asked_q < after)] - before
+            after = before + band.mask_logits.shape[0]
             w, across_wx = band.across[tile]
-            resized = logits_qP[done : done + len(own_q)].view(len(own_q) * y, x)
-            # Mostly all queries are asked: their masks are multiplied where they lie.
-            every = len(own_q) == len(band.mask_logits)
-            near = (
-                band.mask_logits.flatten(0, 1)[:, w]
-                if every
-                else band.mask_logits[:, :, w][own_q].flatten(0, 1)
-            )
-            resized.addmm_(near, across_wx, beta=0).sigmoid_()
+            near_qyw = band.mask_logits[:, :, w]
+            if asked_q is not None:
+                own_q = (
+                    asked_q if len(bands) == 1 else asked_q[(before <= asked_q) & (asked_q < after)] - before
+                )
+                near_qyw = near_qyw[own_q]
+            own = near_qyw.shape[0]
+            resized_qyx = logits_qP[done : done + own].view(own * y, x)
+            resized_qyx.addmm_(near_qyw.flatten(0, 1), across_wx, beta=0).sigmoid_()
             if band.weight is not None:
-                resized.view(len(own_q), y, x).mul_(band.weight[tile])
-            before, done = after, done + len(own_q)
+                resized_qyx.view(own, y, x).mul_(band.weight[tile])
+            before, done = after, done + own
         return logits_qP
 
-    def winners(self, p_qR: Tensor, likely_n: Tensor, s_qP: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the likely rows is best (P), int32, the first of equals, and its share of all rows' scores (P)."""
-        p_nq = torch.cat([p_qR[:, likely_n], p_qR.sum(1, keepdim=True)], 1).T
-        at_once = max(1, len(self.scores) // len(p_nq))
-        index, share = zip(*(self._winners(p_nq, s_qp) for s_qp in s_qP.split(at_once, dim=1)), strict=True)
-        return _joined(index), _joined(share)
+    def winners(self, asked_q: Tensor | None, likely_n: Tensor, s_qP: Tensor) -> tuple[Tensor, Tensor]:
+        """The best of the likely rows (P), the first of equals, and its share of all rows' scores (P).
 
-    def tempered(self, p_QR: Tensor, s_QP: Tensor, temperature: float) -> Tensor:
+        Rows are told by how far they are from the end, 1 for the last: the first is then the largest.
+        """
+        p_nq = self.p_nQ[torch.cat([likely_n, self.last])]
+        if asked_q is not None:
+            p_nq = p_nq[:, asked_q]
+        from_last_n1 = self.from_last_R1[likely_n]
+        at_once = max(1, self.scores.shape[0] // p_nq.shape[0])
+        if s_qP.shape[1] <= at_once:
+            return self._winners(p_nq, from_last_n1, s_qP)
+        pieces = [self._winners(p_nq, from_last_n1, s_qp) for s_qp in s_qP.split(at_once, dim=1)]
+        from_last, share = zip(*pieces, strict=True)
+        return torch.cat(from_last), torch.cat(share)
+
+    def tempered(self, s_QP: Tensor, temperature: float) -> Tensor:
         """The best row's share (P) of all scores to the power of 1 / temperature.
 
         All rows and all queries are asked: what amounts to nothing in a sum of scores may count in one of roots.
         """
-        at_once = max(1, len(self.scores) // p_QR.shape[1])
+        p_RQ = self.p_QR.T
+        at_once = max(1, self.scores.shape[0] // p_RQ.shape[0])
         shares = []
         for s_Qp in s_QP.split(at_once, dim=1):
-            scores_Rp = self.scores[: p_QR.shape[1] * s_Qp.shape[1]].view(p_QR.shape[1], -1)
-            scores_Rp.addmm_(p_QR.T, s_Qp, beta=0)
+            scores_Rp = self.scores[: p_RQ.shape[0] * s_Qp.shape[1]].view(p_RQ.shape[0], -1)
+            scores_Rp.addmm_(p_RQ, s_Qp, beta=0)
             best_p = scores_Rp.amax(0)
-            scores_Rp.div_(best_p.clamp_min(torch.finfo(torch.float32).tiny)).pow_(1 / temperature)
+            scores_Rp.div_(best_p.clamp_min(TINY)).pow_(1 / temperature)
             shares.append((best_p > 0) / scores_Rp.sum(0).clamp_min_(1))
         return _joined(shares)
 
-    def _winners(self, p_nq: Tensor, s_qP: Tensor) -> tuple[Tensor, Tensor]:
-        rows, pixels = len(p_nq) - 1, s_qP.shape[1]
+    def _winners(self, p_nq: Tensor, from_last_n1: Tensor, s_qP: Tensor) -> tuple[Tensor, Tensor]:
+        rows, pixels = p_nq.shape[0] - 1, s_qP.shape[1]
         # This way round: with few rows, torch's product of (P, q) and (q, n) takes ten times as long.
         scores_nP = self.scores[: (rows + 1) * pixels].view(rows + 1, pixels).addmm_(p_nq, s_qP, beta=0)
         best_P, total_P = scores_nP[:-1].amax(0), scores_nP[-1]
+        # The total is zero only where every mask underflows: nothing is known there, and the share is zero.
+        share_P = best_P / total_P.clamp_min_(TINY)
+        if rows == 1:
+            return from_last_n1[0].expand(pixels), share_P
         # `max` and `argmax` over the first axis take several times as long as this.
         best_nP = torch.eq(scores_nP[:-1], best_P, out=self.best[: rows * pixels].view(rows, pixels))
-        index_P = rows - 1 - best_nP.mul_(self.from_last_R1[-rows:]).amax(0).int()
-        # The total is zero only where every mask underflows: nothing is known there, and the share is zero.
-        share_P = best_P / total_P.clamp_min_(torch.finfo(torch.float32).tiny)
-        return index_P, share_P.clamp_max_(1)
+        return best_nP.mul_(from_last_n1).amax(0), share_P
 
 
 def _ids(row_label: Sequence[int]) -> np.ndarray:
-    """From row to id, uint8 or uint16."""
+    """From how far a row is from the end, 1 for the last, to its id, uint8 or uint16."""
     labels = max(row_label) + 1
     other = other_id(labels)
-    ids = [other if label < 0 else label for label in row_label]
+    ids = [other if label < 0 else label for label in (-1, *reversed(row_label))]
     return np.array(ids, dtype=np.uint8 if other == 254 else np.uint16)

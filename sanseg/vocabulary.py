@@ -13,6 +13,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from reprlib import repr as shown
@@ -258,7 +259,7 @@ class Vocabulary:
         """All that competes with the labels and means "other": the negative words, then the distractors."""
         return (*self.negatives, *self.other)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the contents, 64 hexadecimal digits, the same on every machine."""
         contents: list[Any] = [self.names, self.other, self.templates]

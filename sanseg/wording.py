@@ -6,7 +6,7 @@ K labels, E shared embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -47,6 +47,7 @@ class Wording:
     words: the labels and, marked by "not", the negative words. cosines: float32 (K, K), of each with each.
     pairs: of words, the most alike first. oddities: what is odd about a name, in a line that begins with it.
     suggestions: for names that no built-in list holds, those that are spelt nearly so, the nearest first.
+    meanings: for the same names, all of them, those that are nearest to the text tower, and the cosine of each.
     """
 
     words: tuple[str, ...]
@@ -54,10 +55,16 @@ class Wording:
     pairs: tuple[Pair, ...]
     oddities: tuple[str, ...]
     suggestions: dict[str, tuple[str, ...]]
+    meanings: dict[str, tuple[tuple[str, float], ...]]
 
 
-def examine(segmenter: Segmenter, vocabulary: Vocabulary) -> Wording:
-    """Reads words with a model's text tower, in the prompts that they are asked with."""
+def examine(
+    segmenter: Segmenter, vocabulary: Vocabulary, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Wording:
+    """Reads words with a model's text tower, in the prompts that they are asked with.
+
+    progress: as `near_in_meaning` calls it.
+    """
     asked = Vocabulary(vocabulary.names, templates=vocabulary.templates, negatives=vocabulary.negatives)
     classifier = segmenter.classifier(asked)
     rows = classifier.weight[:-1].float().cpu().numpy()  # the last is "nothing"
@@ -73,6 +80,7 @@ def examine(segmenter: Segmenter, vocabulary: Vocabulary) -> Wording:
         tuple(find_pairs(words, cosines, classifier.scale)),
         tuple(line for name in names for line in find_oddities(name, tokenizer, wording, text.context)),
         {name: near for name in names if (near := suggest(name))},
+        near_in_meaning(segmenter, names, progress),
     )
 
 
@@ -118,11 +126,57 @@ def _latin(letter: str) -> bool:
 
 def suggest(name: str, count: int = 3) -> tuple[str, ...]:
     """Names of the built-in lists that are spelt nearly so, the nearest first; none for one that they hold."""
-    known = _known()
-    key = " ".join(name.casefold().split())
+    known, key = _known(), _key(name)
     if key in known:
         return ()
     return tuple(known[near] for near in get_close_matches(key, known, count, NEAR))
+
+
+def near_in_meaning(
+    segmenter: Segmenter,
+    names: Sequence[str],
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    count: int = 3,
+) -> dict[str, tuple[tuple[str, float], ...]]:
+    """For each name that no built-in list holds, the names of the lists that a model's text tower takes for nearest.
+
+    All are read as bare names, so that a tower reads some 1,500 texts once, whatever the prompts: the text cache keeps
+    them. Where every name is in a list, none is read.
+    progress: called with how many names of the lists are read, and of how many; not where all are in the cache.
+    Returns names and their cosines, the nearest first.
+    """
+    known = _known()
+    unknown = [name for name in dict.fromkeys(names) if _key(name) not in known]
+    if not unknown:
+        return {}
+    lists, read = tuple(dict.fromkeys(known.values())), 0
+
+    def advance(more: int) -> None:
+        nonlocal read
+        read += more
+        progress(read, len(lists))
+
+    asked = Vocabulary(tuple((name,) for name in lists), templates="plain")
+    theirs = _rows(segmenter, asked, advance)
+    own = _rows(segmenter, Vocabulary(tuple((name,) for name in unknown), templates="plain"))
+    nearest = {}
+    for name, cosines in zip(unknown, np.clip(own @ theirs.T, -1, 1), strict=True):
+        order = np.argsort(-cosines, kind="stable")[:count]
+        nearest[name] = tuple((lists[row], float(cosines[row])) for row in order)
+    return nearest
+
+
+def _rows(
+    segmenter: Segmenter, words: Vocabulary, progress: Callable[[int], None] | None = None
+) -> NDArray[np.float32]:
+    embeddings = segmenter.embed(words, None, progress).embeddings
+    assert embeddings is not None
+    row = {name: number for number, name in enumerate(embeddings.names)}
+    return embeddings.rows[[row[name] for (name,) in words.names]]
+
+
+def _key(name: str) -> str:
+    return " ".join(name.casefold().split())
 
 
 @cache

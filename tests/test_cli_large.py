@@ -118,8 +118,19 @@ def test_interrupted_it_says_how_to_go_on(
 def test_no_option_is_left_unread(run: Run, tiff: Path) -> None:
     told = segment(run, "--window", "0", photos=("big.tif",), code=shell.BAD_USE).stderr
     assert "windows of 0 pixels: wanted at least 32" in told
-    told = segment(run, "--max-megapixels", "400", photos=("photos",), code=shell.BAD_USE).stderr
-    assert "a folder's pictures do not go by windows" in told
+
+
+def test_a_folder_takes_the_options_too(run: Run, tiff: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiff.rename("photos/big.tif")
+    segment(run, "--format", "index", photos=("photos",))
+    assert "big.index.png" in files()
+    monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
+    segment(run, "--format", "index", "--overwrite", photos=("photos",))
+    assert {"big.index.tif", "one.index.png"} <= files()
+    segment(run, "--format", "index", "--overwrite", "--window", "64", photos=("photos",))
+    numbers = json.loads(Path("out/big.json").read_text())
+    assert numbers["windows"]["size"] == 64
+    assert {"big.index.tif", "one.index.tif"} <= files(), "an option of windows sends all that way, as ever"
 
 
 def test_without_rasterio_nothing_is_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,8 @@ def test_words_are_looked_at(run: Run) -> None:
     assert told.count(" %") == 3  # two pairs, and what they mean
     assert "odd: собака: 'собака'" in told
     assert "fense: no built-in list has it; they have fence" in told
+    assert re.search(r"^fense: nearest to it in the built-in lists: .+ \(0\.\d\d\), ", told, re.MULTILINE)
+    assert "\nsofa: nearest" not in told
     assert "most alike" not in run("words", "sofa").stdout
     assert run("words", "sofa, dog", "--quiet").output == ""
     assert "no label set 'ade'" in run("words", "@ade", code=shell.BAD_USE).stderr

@@ -15,6 +15,7 @@ from sanseg import draw, geo, images
 from sanseg.large import files
 
 rasterio = pytest.importorskip("rasterio")
+rasterize = pytest.importorskip("rasterio.features").rasterize
 shapely = pytest.importorskip("shapely")
 
 from rasterio.crs import CRS  # noqa: E402
@@ -186,6 +187,13 @@ def stripes(pixels: NDArray[Any], high: int = files.BLOCK) -> Any:
     )
 
 
+def surely(ids: NDArray[Any], high: int = files.BLOCK) -> tuple[NDArray[np.uint16], Any]:
+    """A confidence for each pixel, and stripes of both, as polygons are made of."""
+    steps = np.random.default_rng(0).integers(0, files.CONFIDENCE_STEPS, ids.shape, dtype=np.uint16)
+    both = zip(stripes(ids, high), stripes(steps, high), strict=True)
+    return steps, ((rows, one, two) for (rows, one), (_, two) in both)
+
+
 @pytest.mark.parametrize("labels", [3, 300])
 def test_a_label_map_comes_back_with_its_place_names_and_colours(tmp_path: Path, labels: int) -> None:
     unknown = files.unknown_id(labels)
@@ -231,14 +239,13 @@ def rasterised(path: Path, shape: tuple[int, int], transform: Affine) -> NDArray
     features = json.loads(path.read_text(encoding="utf-8"))["features"]
     polygons = [(shapely.geometry.shape(one["geometry"]), one["properties"]["id"]) for one in features]
     assert all(polygon.is_valid for polygon, _ in polygons)
-    from rasterio.features import rasterize
-
     result: NDArray[np.uint8] = rasterize(polygons, shape, fill=255, transform=transform, dtype="uint8")
     return result
 
 
 def test_polygons_cover_the_map_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "POLYGON_BLOCK", 24)
+    monkeypatch.setattr(files, "POLYGONS_AT_ONCE", 5)
     ids = np.kron(numbers(9, 11, high=3), np.ones((7, 6), "uint8"))
     ids[20:30, 10:40] = 254
     ids[:3, :5] = 255
@@ -246,7 +253,8 @@ def test_polygons_cover_the_map_exactly(tmp_path: Path, monkeypatch: pytest.Monk
     names = {0: "sky", 1: 'a "b"', 2: "c", 254: "other"}
     for where in (MAP, NOWHERE):
         path = tmp_path / "a.geojson"
-        files.write_geojson(path, stripes(ids, 24), names, where, {})
+        steps, both = surely(ids, 24)
+        files.write_geojson(path, both, names, where, {})
         np.testing.assert_array_equal(rasterised(path, ids.shape, where.transform), ids)
         found = json.loads(path.read_text(encoding="utf-8"))
         pixel = abs(where.transform.determinant)
@@ -254,17 +262,19 @@ def test_polygons_cover_the_map_exactly(tmp_path: Path, monkeypatch: pytest.Monk
             polygon = shapely.geometry.shape(feature["geometry"])
             assert polygon.area == pytest.approx(feature["properties"]["pixels"] * pixel)
             assert feature["properties"]["label"] == names[feature["properties"]["id"]]
+            inside = rasterize([polygon], ids.shape, transform=where.transform).astype(bool)
+            sure = steps[inside].mean() / files.CONFIDENCE_STEPS
+            assert feature["properties"]["confidence"] == pytest.approx(sure, abs=1e-6)
         assert ("crs" in found) == (where is MAP)
-    files.write_geojson(path, stripes(ids, 24), names, MAP, {"sanseg": "1"})
+    files.write_geojson(path, surely(ids, 24)[1], names, MAP, {"sanseg": "1"})
     found = json.loads(path.read_text())
     assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
     assert found["sanseg"] == "1"
 
 
 def test_polygons_of_nothing_are_a_file_too(tmp_path: Path) -> None:
-    files.write_geojson(
-        tmp_path / "a.geojson", stripes(np.full((5, 5), 255, "uint8")), {0: "sky"}, NOWHERE, {}
-    )
+    _, both = surely(np.full((5, 5), 255, "uint8"))
+    files.write_geojson(tmp_path / "a.geojson", both, {0: "sky"}, NOWHERE, {})
     assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
 
 
@@ -273,7 +283,7 @@ def test_coordinates_that_geojson_cannot_name_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="have no code"):
         files.write_geojson(
             tmp_path / "a.geojson",
-            stripes(np.zeros((5, 5), "uint8")),
+            surely(np.zeros((5, 5), "uint8"))[1],
             {0: "sky"},
             geo.Georeference(odd, PLACE),
             {},

@@ -214,9 +214,9 @@ def test_rows_that_cannot_win_are_not_scored(monkeypatch: pytest.MonkeyPatch) ->
     kept: list[int] = []
     contenders = labelmap._contenders
 
-    def counted(p_qR: torch.Tensor, leader: int, low_q: torch.Tensor, high_q: torch.Tensor) -> torch.Tensor:
-        likely = contenders(p_qR, leader, low_q, high_q)
-        kept.append(len(likely))
+    def counted(*tiles: torch.Tensor) -> list[torch.Tensor]:
+        likely = contenders(*tiles)
+        kept.extend(map(len, likely))
         return likely
 
     monkeypatch.setattr(labelmap, "_contenders", counted)
@@ -235,9 +235,9 @@ def test_queries_that_are_nowhere_near_are_not_asked(monkeypatch: pytest.MonkeyP
     room = labelmap._Room.masks
 
     def counted(
-        own: labelmap._Room, bands: list[labelmap._Band], tile: int, asked_q: torch.Tensor
+        own: labelmap._Room, bands: list[labelmap._Band], tile: int, asked_q: torch.Tensor | None
     ) -> torch.Tensor:
-        kept.append(len(asked_q))
+        kept.append(40 if asked_q is None else len(asked_q))
         return room(own, bands, tile, asked_q)
 
     monkeypatch.setattr(labelmap._Room, "masks", counted)

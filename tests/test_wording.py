@@ -9,7 +9,7 @@ import torch
 from sanseg.model.tokenizer import Tokenizer
 from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
-from sanseg.wording import examine, find_oddities, find_pairs, suggest
+from sanseg.wording import _known, examine, find_oddities, find_pairs, near_in_meaning, suggest
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,28 @@ def test_near_names_are_suggested_for_those_no_list_has() -> None:
     assert suggest("edifice") == ()  # "building, edifice"
     assert suggest("zorgblatt") == ()
     assert len(suggest("tabel")) <= 3
+
+
+def test_names_near_in_meaning_are_those_of_the_largest_cosine(segmenter: Segmenter) -> None:
+    counts: list[tuple[int, int]] = []
+    found = near_in_meaning(segmenter, ["dog", "zorgblatt", "gazelle"], lambda *both: counts.append(both), 5)
+    assert [*found] == ["zorgblatt", "gazelle"], "dog is in a list"
+    lists = [*dict.fromkeys(_known().values())]
+    rows = segmenter.classifier(
+        Vocabulary([(name,) for name in (*lists, "gazelle")], templates="plain")
+    ).weight
+    cosines = (rows[:-2] @ rows[-2]).numpy()  # the last is "nothing"
+    best = np.argsort(-cosines)[:5]
+    assert [name for name, _ in found["gazelle"]] == [lists[row] for row in best]
+    assert [cosine for _, cosine in found["gazelle"]] == pytest.approx(cosines[best], abs=1e-5)
+    assert counts[-1] == (len(lists), len(lists))
+    assert [done for done, _ in counts] == sorted(done for done, _ in counts)
+    counts.clear()
+    assert near_in_meaning(segmenter, ["dog", "Sofa"], lambda *both: counts.append(both)) == {}
+    assert counts == [], "nothing is read for words that the lists hold"
+    again = near_in_meaning(segmenter, ["gazelle"], lambda *both: counts.append(both), 5)
+    assert [name for name, _ in again["gazelle"]] == [name for name, _ in found["gazelle"]]
+    assert counts == [], "they are read once"
 
 
 def test_labels_and_negative_words_are_held_against_each_other(segmenter: Segmenter) -> None:

@@ -55,6 +55,14 @@ def segment(
             " coco-polygons, yolo, labelme, label-studio, cvat, geojson (docs/FORMATS.md).",
         ),
     ] = "overlay,index,json",
+    simplify: Annotated[
+        float,
+        typer.Option(
+            metavar="PIXELS",
+            help="How far polygons (coco-polygons, yolo, labelme, geojson) may stray from the borders of pixels;"
+            " 0 is exact.",
+        ),
+    ] = 0.0,
     include: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,28 +111,25 @@ def segment(
         is_folder = any(Path(photo).is_dir() for photo in photos)
         if not is_folder and (overwrite or any(patterns)):
             raise ValueError("--include, --exclude and --overwrite are for folders: give one")
-        if is_folder and (large.asked or max_megapixels is not None):
-            raise ValueError(
-                "a folder's pictures do not go by windows: give the large ones by name, or as a pattern"
-            )
         from sanseg.devices import name_dtype
         from sanseg.folders.folder import Crew, segment_files, segment_folder
         from sanseg.folders.keep import ENCODED
         from sanseg.folders.manifest import check_folder
         from sanseg.folders.walk import Patterns, find_files, find_folder, stems
         from sanseg.folders.work import Settings
-        from sanseg.formats import check, check_installed
+        from sanseg.formats import check, check_installed, check_simplify
         from sanseg.segmenter import load
 
         check_folder(out)
         chosen = check(name.strip() for name in formats.split(","))
         kept = out / ENCODED if keep_encoded and encoded is None else encoded
-        settings = Settings(out, vocabulary, chosen, kept)
+        check_simplify(simplify, chosen)
+        settings = Settings(out, vocabulary, chosen, kept, simplify=simplify)
         found = find_folder(photos, out, Patterns(*patterns)) if is_folder else None
         paths = [] if is_folder else find_files(photos, out)
         stem_of = dict(zip(paths, stems([path.name for path in paths]), strict=True))
         by_windows = {path: stem_of.pop(path) for path in paths if large.takes(path)}
-        options = large.options(chosen) if by_windows else None
+        options = large.options(chosen, simplify) if by_windows else None
         if is_folder or stem_of:
             check_installed(chosen)
         loader = partial(load, model, device, dtype=dtype, clip=clip)
@@ -140,7 +145,13 @@ def segment(
                 outcome = segment_files(stem_of, crew, settings, each=screen.table)
             else:
                 outcome = segment_folder(
-                    found, crew, settings, overwrite=overwrite, planned=screen.planned, each=screen.line
+                    found,
+                    crew,
+                    settings,
+                    overwrite=overwrite,
+                    by_windows=large.of_a_folder(screen.windows),
+                    planned=screen.planned,
+                    each=screen.line,
                 )
         if options is not None and not outcome.stopped:
             failed = segment_large.segment_by_windows(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sanseg.cli.shell import complain
 
 if TYPE_CHECKING:
+    from sanseg.folders.by_windows import ByWindows
+    from sanseg.folders.plan import Job
     from sanseg.large.run import Options
     from sanseg.segmenter import Segmenter
     from sanseg.vocabulary import Vocabulary
@@ -72,45 +74,68 @@ class Large:
         """Whether every picture goes by windows: an option was given that only means something there."""
         return bool(self.bands or self.stretch) or (self.window, self.overlap) != (None, None)
 
-    def options(self, formats: Sequence[str]) -> Options:
+    @property
+    def max_pixels(self) -> int | None:
+        return None if self.max_megapixels is None else self.max_megapixels * 10**6
+
+    def options(self, formats: Sequence[str], simplify: float = 0.0) -> Options:
         """Raises ValueError for options that cannot be, for formats not written by windows, and without rasterio."""
         from sanseg import geo
         from sanseg.large.results import ENDINGS
-        from sanseg.large.run import Options
-        from sanseg.windows import OVERLAP, SIZE, Layout
 
         unknown = [name for name in formats if name not in ENDINGS]
         if unknown:
             raise ValueError(
                 f"{', '.join(unknown)} cannot be written by windows: choose from {', '.join(ENDINGS)} (--format)"
             )
+        if simplify:
+            raise ValueError("polygons of pictures that go by windows are exact: leave --simplify out")
+        geo.rasterio()
+        geojson, overlay, json = (kind in formats for kind in ("geojson", "overlay", "json"))
+        return replace(self._how(), geojson=geojson, overlay=overlay, json=json)
+
+    def of_a_folder(self, told: Callable[[Job, int, int], None]) -> ByWindows:
+        """As `options`, but for formats: those are written that can be.
+
+        told: as `ByWindows` has it; a picture on the map is told of once.
+        """
+        from sanseg import geo
+        from sanseg.folders.by_windows import ByWindows
+
+        told_of_maps: list[Path] = []
+
+        def told_all(job: Job, done: int, windows: int) -> None:
+            if not told_of_maps and geo.readable_by_windows(job.path) and geo.on_the_map(job.path):
+                told_of_maps.append(job.path)
+                complain(f"note: {geo.GROUND_LEVEL.format(name=job.input)}")
+            told(job, done, windows)
+
+        if self.asked:
+            geo.rasterio()
+        return ByWindows(self.takes, self._how(), told_all)
+
+    def _how(self) -> Options:
+        from sanseg import geo
+        from sanseg.large.run import Options
+        from sanseg.windows import OVERLAP, SIZE, Layout
+
         options = Options(
             window=SIZE if self.window is None else self.window,
             overlap=OVERLAP if self.overlap is None else self.overlap,
             bands=_numbers(self.bands) if self.bands else None,
             stretch=geo.Stretch.parse(self.stretch) if self.stretch else None,
-            max_pixels=None if self.max_megapixels is None else self.max_megapixels * 10**6,
-            geojson="geojson" in formats,
-            overlay="overlay" in formats,
-            json="json" in formats,
+            max_pixels=self.max_pixels,
         )
         Layout(1, 1, options.window, options.overlap)
-        geo.rasterio()
         return options
 
     def takes(self, path: Path) -> bool:
         """Whether a picture goes by windows; not where it cannot be read, which the plain road tells."""
         if self.asked:
             return True
-        from sanseg import geo, images
+        from sanseg.large.run import goes_by_windows
 
-        try:
-            if geo.readable_by_windows(path):
-                height, width = geo.size(path)
-                return height * width > images.MAX_PIXELS
-            return self.max_megapixels is not None and images.pixels_of(path) > images.MAX_PIXELS
-        except (ValueError, OSError):
-            return False
+        return goes_by_windows(path, self.max_pixels)
 
 
 def _numbers(bands: str) -> tuple[int, ...]:

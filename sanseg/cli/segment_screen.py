@@ -18,7 +18,7 @@ from sanseg.cli.shell import INTERRUPTED, SOME_FAILED, complain
 if TYPE_CHECKING:
     from sanseg.folders.folder import Outcome
     from sanseg.folders.manifest import Record
-    from sanseg.folders.plan import Plan
+    from sanseg.folders.plan import Job, Plan
     from sanseg.segmenter import Segmenter
     from sanseg.vocabulary import Vocabulary
 
@@ -35,6 +35,7 @@ class Screen:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self._pictures = self._progress.add_task("pictures", visible=False, total=None)
+        self._windows = self._progress.add_task("windows", visible=False, total=None)
 
     def __enter__(self) -> Screen:
         self._progress.start()
@@ -71,6 +72,12 @@ class Screen:
         self._name("changed since they were done", plan.changed)
         self._name("no longer there, their results stay", plan.gone)
         self.begin(len(plan.jobs))
+
+    def windows(self, job: Job, done: int, of: int) -> None:
+        """How far a picture of a folder is that goes by windows."""
+        if done < of:
+            self._progress.update(self._windows, visible=True, description=f"windows of {escape(job.input)}")
+        self._progress.update(self._windows, completed=done, total=of, visible=done < of)
 
     def _name(self, what: str, names: list[str]) -> None:
         if names:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -53,7 +54,7 @@ def words(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Look at words before pictures: which are alike to the model, which are odd to it, and what is spelt nearly so.
+    """Look at words before pictures: which are alike to the model, which are odd to it, and which near them it knows.
 
     --save keeps them with all that was said of them; 'sanseg segment -c @FILE' asks them again.
     """
@@ -69,8 +70,16 @@ def words(
         from sanseg.wording import examine
 
         segmenter = load(model, device, dtype=dtype, clip=clip)
-        found = examine(segmenter, vocabulary)
-        tell(found, top, Console(quiet=quiet))
+        console = Console(quiet=quiet)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+            reading = bar.add_task("names of the built-in lists, once", visible=False)
+            found = examine(
+                segmenter,
+                vocabulary,
+                lambda done, of: bar.update(reading, completed=done, total=of, visible=True),
+            )
+        tell(found, top, console)
         if picture is not None:
             from sanseg.figures import cosines_figure
             from sanseg.images import write_bytes
@@ -104,3 +113,6 @@ def tell(found: Wording, top: int, console: Console) -> None:
         console.print(
             f"{name}: no built-in list has it; they have {', '.join(near)}", markup=False, soft_wrap=True
         )
+    for name, alike in found.meanings.items():
+        listed = ", ".join(f"{other} ({cosine:.2f})" for other, cosine in alike)
+        console.print(f"{name}: nearest to it in the built-in lists: {listed}", markup=False, soft_wrap=True)

@@ -81,8 +81,8 @@ def read_segmented(folder: Path, split: str) -> Files:
     root = folder.resolve() / asked["folder"]
     pictures, missing = [], []
     for name, line in sorted(lines.items()):
-        if line.get("error") is not None or "index" not in line["outputs"]:
-            continue
+        if line.get("error") is not None or line.get("windows") or "index" not in line["outputs"]:
+            continue  # what went by windows is too large to be read whole
         image, mask = root / name, folder / line["outputs"]["index"]
         if split == CORRECTED and not corrected(mask, line):
             continue

@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from sanseg.devices import name_dtype
+from sanseg.folders.by_windows import ByWindows
 from sanseg.folders.manifest import Asked, Manifest, Record, locked, remove
 from sanseg.folders.page import write_index
 from sanseg.folders.plan import Job, Plan, plan
+from sanseg.folders.sets import write_sets
 from sanseg.folders.walk import Found
 from sanseg.folders.work import Hand, Settings, in_lanes, in_processes
 from sanseg.model.checkpoint import fingerprint
@@ -90,12 +93,15 @@ def segment_folder(
     settings: Settings,
     *,
     overwrite: bool = False,
+    by_windows: ByWindows | None = None,
     planned: Callable[[Plan], None] = lambda _: None,
     each: Callable[[Record], None] = lambda _: None,
 ) -> Outcome:
     """Segments what is not done yet of a folder, into `settings.out`, and writes its manifest and its page.
 
     overwrite: whether what the manifest lists is removed first, and all is done again.
+    by_windows: which pictures are too large for the plain road, and how they are segmented: after the others, in this
+        process. None is by the limit on decoded size.
     planned, each: called with what will be done, and with what became of each picture.
     A first SIGINT or SIGTERM finishes what is begun; whatever ends a run, calling this again goes on with the rest.
 
@@ -116,13 +122,17 @@ def segment_folder(
         planned(todo)
         manifest.rewrite(asked)
         records = []
-        with stopping() as wish, closing(crew.work(todo.jobs, settings, wish)) as done:
-            for record in done:
+        windows = by_windows or ByWindows()
+        large = [job for job in todo.jobs if windows.takes(job.path)]
+        small = [job for job in todo.jobs if job not in large] if large else todo.jobs
+        with stopping() as wish, closing(crew.work(small, settings, wish)) as done:
+            for record in chain(done, windows.work(large, crew.segmenter, settings, wish)):
                 records.append(record)
                 _take(manifest, record)
                 each(record)
         manifest.rewrite(asked)
         everything = list(manifest.records.values())
+        write_sets(settings.out, asked, everything)
         index = write_index(settings.out, asked, everything)
     failed = sorted([*_failed(records), *((name, GUARDED) for name in todo.guarded)])
     return Outcome(everything, failed, wish.asked, len(todo.jobs) - len(records), index)
@@ -167,4 +177,5 @@ def _asked(found: Found, segmenter: Segmenter, settings: Settings) -> Asked:
         settings.formats,
         words.settings(),
         words.colours,
+        settings.simplify,
     )

@@ -34,6 +34,7 @@ SAME = {
     "resize": "pictures resized by",
     "templates": "the templates",
     "vocabulary": "words with the hash",
+    "simplify": "polygons that stray, in pixels, by",
 }
 
 
@@ -44,6 +45,7 @@ class Asked:
     dtype: of the network. resize: a key of `images.RESIZES`. templates: the prompt set. vocabulary: its hash.
     labels: ` | ` between synonyms. other: the distractors. formats: what is written of each picture.
     settings: as `Vocabulary.settings`. colours: the labels' own, () for none.
+    simplify: how far polygons may stray from the borders of pixels, in pixels.
     """
 
     folder: str
@@ -58,6 +60,7 @@ class Asked:
     formats: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     colours: tuple[Colour | None, ...] = ()
+    simplify: float = 0.0
     sanseg: str = VERSION
 
 
@@ -70,6 +73,7 @@ class Record:
     width, height: in pixels. seconds: reading, computing and writing, without waiting for other pictures.
     areas, confidence: share of the picture in (0, 1] and mean confidence of each label that occurs, largest first.
     replaced: the sha256 of the content that an earlier result was of. error: why there is no result.
+    windows: of a picture that went by windows, how, and `without` which of the formats; None for all others.
     """
 
     input: str
@@ -86,6 +90,7 @@ class Record:
     confidence: dict[str, float] = field(default_factory=dict)
     replaced: str | None = None
     error: str | None = None
+    windows: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, line: Line) -> Record | None:
@@ -96,6 +101,7 @@ class Record:
         shares = (record.areas, record.confidence)
         tables = all(isinstance(table, dict) and _numbers(table.values()) for table in shares)
         texts = all(one is None or isinstance(one, str) for one in (record.error, record.replaced))
+        texts = texts and (record.windows is None or isinstance(record.windows, dict))
         return record if plain and tables and texts and _numbers([record.seconds]) else None
 
 
@@ -123,7 +129,8 @@ class Manifest:
     def check_same(self, asked: Asked) -> None:
         """Raises ValueError where OUT holds results of something else than what is asked now."""
         for key, what in SAME.items():
-            held, wanted = (self.asked or asdict(asked)).get(key), getattr(asked, key)
+            before = {"simplify": 0.0, **(self.asked or asdict(asked))}  # which older manifests do not say
+            held, wanted = before.get(key), getattr(asked, key)
             if held != wanted:
                 if key == "vocabulary" and self.asked:
                     held, wanted = _shown(self.asked["labels"], held), _shown(asked.labels, wanted)

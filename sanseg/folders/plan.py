@@ -10,6 +10,7 @@ from pathlib import Path
 from sanseg.folders.manifest import GONE, Manifest, Record
 from sanseg.folders.walk import Found, stems
 from sanseg.formats import FORMATS
+from sanseg.large.results import ALWAYS, ENDINGS
 from sanseg.model.download import sha256_of
 
 
@@ -51,6 +52,7 @@ def plan(found: Found, manifest: Manifest, formats: Sequence[str]) -> Plan:
     A picture of the same size and time of change is unchanged, else its checksum decides.
     """
     planned = Plan()
+    by_windows = [kind for kind in ENDINGS if kind in formats or kind in (*ALWAYS, "json")]
     known = manifest.records
     new = [name for name in found.inputs if name not in known]
     names = dict(zip(new, stems(new, (record.stem for record in known.values())), strict=True))
@@ -61,7 +63,8 @@ def plan(found: Found, manifest: Manifest, formats: Sequence[str]) -> Plan:
             planned.jobs.append(Job(path, name, names[name]))
             continue
         same = bool(record.sha256) and _unchanged(path, record)
-        whole = same and all(_there(manifest.out, record, kind) for kind in formats)
+        written = formats if record.windows is None else by_windows
+        whole = same and all(_there(manifest.out, record, kind) for kind in written)
         if whole and record.error in (None, GONE):
             planned.done.append(name)
             known[name] = replace(record, mtime_ns=path.stat().st_mtime_ns, error=None)
@@ -92,6 +95,8 @@ def _unchanged(path: Path, record: Record) -> bool:
 def _there(out: Path, record: Record, kind: str) -> bool:
     name = record.outputs.get(kind)
     try:
-        return name is not None and ((out / name).stat().st_size > 0 or FORMATS[kind].may_be_empty)
+        return name is not None and (
+            (out / name).stat().st_size > 0 or (kind in FORMATS and FORMATS[kind].may_be_empty)
+        )
     except OSError:
         return False

@@ -41,13 +41,16 @@ from sanseg.vocabulary import Vocabulary
 THUMBNAILS = "index_files"  # beside index.html, which shows them
 THUMBNAIL_SIDE = 320  # pixels, at most
 
+# The label map of a smaller picture is many small products, which several threads only make slower.
+SMALL = 1 << 20  # pixels
+
 
 @dataclass(frozen=True)
 class Settings:
     """What is done of every picture. formats: as `Segmentation.save` has them.
 
     encoded: where encoded pictures are kept; None keeps none. network: the fingerprint of the model's weights.
-    thumbnails: whether a small painted picture is written for index.html.
+    thumbnails: whether a small painted picture is written for index.html. simplify: of polygons, in pixels.
     """
 
     out: Path
@@ -56,13 +59,15 @@ class Settings:
     encoded: Path | None = None
     network: str = ""
     thumbnails: bool = False
+    simplify: float = 0.0
 
 
 class Hand:
     """Segments one picture after the other and writes what is asked for. Several threads may use one.
 
-    One picture at a time goes through the network and is answered, with all of torch's threads, so that its answer
-    is the same to the bit as if it were alone; meanwhile others are read and written.
+    One picture at a time goes through the network, with all of torch's threads, so that its answer is the same to the
+    bit as if it were alone; meanwhile others are read and written. Large pictures are also answered so, small ones
+    side by side, each in one thread, whether the network has just seen them or they were kept.
     """
 
     def __init__(self, segmenter: Segmenter, settings: Settings) -> None:
@@ -72,6 +77,7 @@ class Hand:
             None if settings.encoded is None else KeptPictures(settings.encoded, settings.network, segmenter)
         )
         self._turn = threading.Lock()
+        self._side_by_side = single_threaded(torch.get_num_threads())
 
     def __call__(self, job: Job) -> Record:
         """What became of a picture; where it cannot be read, segmented or written, its error."""
@@ -109,38 +115,62 @@ class Hand:
         if known is not None:
             image = read_image(path) if self._looked_at else None
             if image is None or image.shape[:2] == known[1].original:
-                asked = time.perf_counter()
-                with self._turn:
-                    waited = time.perf_counter() - asked
-                    encoded = Encoded(*known, image, self.segmenter)
-                    return self._answer(encoded), waited
+                return self._answer(Encoded(*known, image, self.segmenter))
         picture = self.segmenter.read(path)
         asked = time.perf_counter()
         with self._turn:
             waited = time.perf_counter() - asked
             encoded = self.segmenter.encode_picture(picture)
-            result = self._answer(encoded)
+        result, waited_again = self._answer(encoded)
         if self.kept:
             self.kept.put(sha256, encoded)
-        return result, waited
+        return result, waited + waited_again
+
+    def _answer(self, encoded: Encoded) -> tuple[Segmentation, float]:
+        """As `_segment`."""
+        height, width = encoded.geometry.original
+        asked = time.perf_counter()
+
+        def answer() -> tuple[Segmentation, float]:
+            waited = time.perf_counter() - asked
+            queries = any(FORMATS[name].queries for name in self.settings.formats)
+            return self.segmenter.answer(encoded, self.settings.vocabulary, proposals=queries), waited
+
+        if height * width < SMALL:
+            return self._side_by_side.submit(answer).result()
+        with self._turn:
+            return answer()
 
     @property
     def _looked_at(self) -> bool:
         """Whether anything that is written shows the picture."""
         return self.settings.thumbnails or any(FORMATS[name].image for name in self.settings.formats)
 
-    def _answer(self, encoded: Encoded) -> Segmentation:
-        queries = any(FORMATS[name].queries for name in self.settings.formats)
-        return self.segmenter.answer(encoded, self.settings.vocabulary, proposals=queries)
-
     def _write(self, result: Segmentation, stem: str, picture: str) -> dict[str, Path]:
         target = self.settings.out / stem
-        outputs = result.save(target.parent, target.name, self.settings.formats, picture=picture)
+        formats, simplify = self.settings.formats, self.settings.simplify
+        outputs = result.save(target.parent, target.name, formats, picture=picture, simplify=simplify)
         if self.settings.thumbnails and result.image is not None:
             path = self.settings.out / THUMBNAILS / f"{stem}.jpg"
             write_bytes(path, thumbnail(result))
             outputs["thumbnail"] = path
         return outputs
+
+
+def single_threaded(threads: int) -> ThreadPoolExecutor:
+    """So many threads, in each of which torch computes without others."""
+    pool, begun = ThreadPoolExecutor(threads, thread_name_prefix="sanseg-answer"), threading.Barrier(threads)
+
+    def begin() -> None:
+        torch.get_num_threads()  # else what is set now is forgotten at the first thing that is computed
+        torch.set_num_threads(1)
+        begun.wait()
+
+    usual = torch.get_num_threads()
+    wait([pool.submit(begin) for _ in range(threads)])
+    # Each thread has its own number, but those that begin later take the last one.
+    torch.set_num_threads(usual)
+    return pool
 
 
 def thumbnail(result: Segmentation) -> bytes:

@@ -6,17 +6,28 @@ What each holds, which tool opens it, and what becomes of holes and of other: do
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from pathlib import PurePath
 
 from sanseg.extras import need
 from sanseg.formats import arrays, coco, cvat, geojson, label_studio, labelme, numbers, pictures, yolo
 from sanseg.formats.format import Format, Options
 
-__all__ = ["DEFAULT", "FORMATS", "Format", "Options", "check", "check_installed", "of_ending"]
+__all__ = [
+    "DEFAULT",
+    "FORMATS",
+    "Format",
+    "Options",
+    "check",
+    "check_installed",
+    "check_simplify",
+    "of_ending",
+]
 
 DEFAULT = ("overlay", "index", "json")
 
 OUTLINES = ("scipy", "rasterio", "shapely")  # what finds segments and traces them
+POLYGONS = ("coco-polygons", "yolo", "labelme", "geojson")
 
 FORMATS = {
     "overlay": Format(".overlay.png", "the picture painted, with a legend", pictures.overlay, image=True),
@@ -58,6 +69,14 @@ def check_installed(names: Iterable[str]) -> None:
     for name in names:
         for package in FORMATS[name].needs:
             need(package, "formats", f"the format {name}")
+
+
+def check_simplify(simplify: float, names: Iterable[str]) -> None:
+    """Raises ValueError for a tolerance of polygons that cannot be, and where none of the formats has any."""
+    if not 0 <= simplify < inf:
+        raise ValueError(f"polygons cannot stray by {simplify} pixels: give 0 or more (--simplify)")
+    if simplify and not set(POLYGONS) & set(names):
+        raise ValueError(f"--simplify is for polygons: add one of {', '.join(POLYGONS)} to --format")
 
 
 def of_ending(path: PurePath) -> tuple[str, str]:

@@ -25,11 +25,11 @@ def polygons(segmentation: Segmentation, options: Options) -> bytes:
     """A segment with holes is several polygons of one annotation."""
     segments = segmentation.segments(other=False)
     rings = [[ring.ravel().tolist() for ring in segment.rings(options.simplify)] for segment in segments]
-    return _document(segmentation, options, segments, rings)
+    return _document(segmentation, options, segments, rings, **options.simplified)
 
 
 def _document(
-    segmentation: Segmentation, options: Options, segments: list[Segment], outlines: list[Any]
+    segmentation: Segmentation, options: Options, segments: list[Segment], outlines: list[Any], **told: float
 ) -> bytes:
     """A category's id is that of the label map and 1: COCO's begin at 1, and 0 means background to some tools."""
     height, width = segmentation.label_map.shape
@@ -50,6 +50,6 @@ def _document(
             }
         )
     categories = [{"id": id_ + 1, "name": label} for id_, label in enumerate(segmentation.labels)]
-    info = {"description": "sanseg", **segmentation.source()}
+    info = {"description": "sanseg", **segmentation.source(), **told}
     document = {"info": info, "images": [image], "categories": categories, "annotations": annotations}
     return encode_json(document, indent=None)

@@ -20,6 +20,11 @@ class Options:
     picture: str
     simplify: float = 0.0
 
+    @property
+    def simplified(self) -> dict[str, float]:
+        """What a file with polygons says of them, beside who made it: nothing where they are exact."""
+        return {"simplify": self.simplify} if self.simplify else {}
+
 
 @dataclass(frozen=True)
 class Format:

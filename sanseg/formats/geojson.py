@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def polygons(segmentation: Segmentation, options: Options) -> bytes:
     """In pixels, x to the right and y down."""
     collection = feature_collection(segmentation, simplify=options.simplify)
-    return encode_json(collection | {"picture": options.picture}, indent=None)
+    told = options.simplified | {"picture": options.picture}
+    return encode_json(collection | told, indent=None)
 
 
 def feature_collection(

@@ -43,5 +43,6 @@ def polygons(segmentation: Segmentation, options: Options) -> bytes:
         "imageHeight": height,
         "imageWidth": width,
         **segmentation.source(),
+        **options.simplified,
     }
     return encode_json(document, indent=None)

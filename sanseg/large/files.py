@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 BLOCK = 512  # pixels, the side of the blocks that are written
 # Polygons end where a square of this side does, so that memory does not grow with them.
 POLYGON_BLOCK = 2048  # pixels
+POLYGONS_AT_ONCE = 10_000  # in memory
 CONFIDENCE_STEPS = 10_000  # a confidence of 1 in the file; its scale says so
 NO_CONFIDENCE = 65_535
 
@@ -131,14 +133,15 @@ def check_polygons(where: Georeference) -> str | None:
 
 def write_geojson(
     path: Path,
-    stripes: Iterator[tuple[slice, LabelMap]],
+    stripes: Iterator[tuple[slice, LabelMap, NDArray[np.uint16]]],
     names: Mapping[int, str],
     where: Georeference,
     tags: Mapping[str, str],
 ) -> None:
-    """Polygons in map coordinates, a feature a line: id, label, and how many pixels it covers.
+    """Polygons in map coordinates, a feature a line: id, label, mean confidence, and how many pixels it covers.
 
-    stripes: the label map from top to bottom; polygons end where a stripe does, and at every POLYGON_BLOCK columns.
+    stripes: the label map and the confidence, as `write_confidence` has it, from top to bottom; polygons end where a
+        stripe does, and at every POLYGON_BLOCK columns.
     names: of the ids that become polygons. tags: members of the collection beside its features.
 
     Without map coordinates, x and y are pixels from the upper left corner.
@@ -152,37 +155,43 @@ def write_geojson(
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "features": [')
         separator = "\n"
-        for rows, ids in stripes:
+        for rows, ids, steps in stripes:
             for left in range(0, ids.shape[1], POLYGON_BLOCK):
-                block = ids[:, left : left + POLYGON_BLOCK]
-                for feature in _features(block, rows.start, left, names, where.transform):
+                columns = slice(left, left + POLYGON_BLOCK)
+                blocks = ids[:, columns], steps[:, columns]
+                for feature in _features(*blocks, rows.start, left, names, where.transform):
                     file.write(separator + json.dumps(feature, ensure_ascii=False))
                     separator = ",\n"
         file.write("\n]}\n")
 
 
 def _features(
-    block: LabelMap, top: int, left: int, names: Mapping[int, str], transform: Any
+    ids: LabelMap, steps: NDArray[np.uint16], top: int, left: int, names: Mapping[int, str], transform: Any
 ) -> Iterator[dict[str, Any]]:
     features = rasterio().features
-    wanted = np.isin(block, [*names])
-    for geometry, value in features.shapes(block, mask=wanted, connectivity=4):
-        rings = [np.array(ring) for ring in geometry["coordinates"]]
-        pixels = _area(rings[0]) - sum(map(_area, rings[1:]))
-        yield {
-            "type": "Feature",
-            "properties": {"id": int(value), "label": names[int(value)], "pixels": round(pixels)},
-            "geometry": {
-                "type": "Polygon",
-                "coordinates": [_placed(ring, top, left, transform) for ring in rings],
-            },
-        }
-
-
-def _area(ring_N2: NDArray[np.float64]) -> float:
-    """Of a closed ring, whichever way round it goes."""
-    x, y = ring_N2.T
-    return abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
+    shapes = features.shapes(ids, mask=np.isin(ids, [*names]), connectivity=4)
+    while some := list(islice(shapes, POLYGONS_AT_ONCE)):
+        # Each polygon's own pixels, by its number: the middles of pixels are never on an outline.
+        numbered = [(geometry, number) for number, (geometry, _) in enumerate(some, 1)]
+        numbers = features.rasterize(numbered, ids.shape, fill=0, dtype="int32").ravel()
+        pixels = np.bincount(numbers, minlength=len(some) + 1)
+        sums = np.bincount(numbers, weights=steps.ravel(), minlength=len(some) + 1)
+        confidence = sums / np.maximum(pixels, 1) / CONFIDENCE_STEPS
+        for number, (geometry, value) in enumerate(some, 1):
+            rings = [np.array(ring) for ring in geometry["coordinates"]]
+            yield {
+                "type": "Feature",
+                "properties": {
+                    "id": int(value),
+                    "label": names[int(value)],
+                    "confidence": round(float(confidence[number]), 6),
+                    "pixels": int(pixels[number]),
+                },
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [_placed(ring, top, left, transform) for ring in rings],
+                },
+            }
 
 
 def _placed(ring_N2: NDArray[np.float64], top: int, left: int, transform: Any) -> list[list[float]]:

@@ -26,6 +26,14 @@ from sanseg.windows import Band, Layout, Place, Seen
 RUN = "run.json"  # which run it is, and how many rows are done
 
 
+class AnotherRun(ValueError):  # noqa: N818, as Failure
+    """What was begun in a folder is something else than what is asked now."""
+
+    def __init__(self, folder: Path, message: str) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
 class Part:
     """The folder: run.json, windows/, and the rows of pixels that are done, in files "labels" and "confidence".
 
@@ -131,7 +139,7 @@ class Part:
 
 
 def _rows_done(file: Path, run: dict[str, Any]) -> int:
-    """Of an unfinished run. Raises ValueError where it is another run than this."""
+    """Of an unfinished run. Raises AnotherRun where it is another run than this, ValueError where it is damaged."""
     remedy = f"give the same command as then, another --out, or remove {file.parent} to start afresh"
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
@@ -140,8 +148,9 @@ def _rows_done(file: Path, run: dict[str, Any]) -> int:
         raise ValueError(f"{file} is damaged: remove {file.parent} to start afresh") from error
     changed = [name for name in run if before.get(name) != run[name]]
     if changed:
-        raise ValueError(
-            f"{file.parent} is a run that was not finished, with another {' and '.join(changed)}: {remedy}"
+        raise AnotherRun(
+            file.parent,
+            f"{file.parent} is a run that was not finished, with another {' and '.join(changed)}: {remedy}",
         )
     return rows
 

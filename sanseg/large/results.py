@@ -5,12 +5,13 @@ H W pixels of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sanseg import draw, geo
@@ -30,6 +31,7 @@ ENDINGS = {  # of the files' names, by kind
     "overlay": ".overlay.png",
     "json": ".json",
 }
+ALWAYS = ("index", "confidence")  # of these
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,7 @@ class Results:
         elif kind == "confidence":
             files.write_confidence(file, part.stripes("confidence", files.BLOCK), part.shape, where, tags)
         elif kind == "geojson":
-            stripes = part.stripes("labels", files.POLYGON_BLOCK)
-            files.write_geojson(file, stripes, words.meanings, where, made_by)
+            files.write_geojson(file, self._both(files.POLYGON_BLOCK), words.meanings, where, made_by)
         elif kind == "overlay":
             write_bytes(file, encode_png(self.overlay(), text=text_chunks(made_by, words.meanings)))
         else:
@@ -119,10 +120,15 @@ class Results:
         part = self.part
         pixels = np.zeros(part.unknown + 1, dtype=np.int64)
         steps = np.zeros(part.unknown + 1)
-        both = zip(part.stripes("labels", files.BLOCK), part.stripes("confidence", files.BLOCK), strict=True)
-        for (_, ids), (_, confidence) in both:
+        for _, ids, confidence in self._both(files.BLOCK):
             pixels += np.bincount(ids.ravel(), minlength=len(pixels))
             steps += np.bincount(ids.ravel(), weights=confidence.ravel(), minlength=len(pixels))
         unknown = int(pixels[part.unknown])
         pixels[part.unknown] = 0
         return find_regions(pixels, steps / files.CONFIDENCE_STEPS, self.words.meanings), unknown
+
+    def _both(self, high: int) -> Iterator[tuple[slice, draw.LabelMap, NDArray[np.uint16]]]:
+        """Label map and confidence from top to bottom, so many rows at a time."""
+        pairs = zip(*(self.part.stripes(name, high) for name in ("labels", "confidence")), strict=True)
+        for (rows, ids), (_, confidence) in pairs:
+            yield rows, ids, confidence

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sanseg import geo
+from sanseg import geo, images
 from sanseg.images import read_image
 from sanseg.large import files
 from sanseg.large.part import Part
-from sanseg.large.results import Results
+from sanseg.large.results import ALWAYS, Results
 from sanseg.model.checkpoint import fingerprint
 from sanseg.segmenter import Segmenter
 from sanseg.version import VERSION
@@ -49,7 +49,22 @@ class Options:
     def kinds(self) -> set[str]:
         """What is written: of `results.ENDINGS`."""
         wanted = {"geojson": self.geojson, "overlay": self.overlay, "json": self.json}
-        return {"index", "confidence", *(kind for kind in wanted if wanted[kind])}
+        return {*ALWAYS, *(kind for kind in wanted if wanted[kind])}
+
+
+def goes_by_windows(path: Path, max_pixels: int | None = None) -> bool:
+    """Whether a picture is too large for the plain road, and can be read by windows.
+
+    max_pixels: of other formats than TIFF and JPEG 2000, as `Options`; None lets none of them go by windows.
+    Not where it cannot be read, which the plain road tells.
+    """
+    try:
+        if geo.readable_by_windows(path):
+            height, width = geo.size(path)
+            return height * width > images.MAX_PIXELS
+        return max_pixels is not None and images.pixels_of(path) > images.MAX_PIXELS
+    except (ValueError, OSError):
+        return False
 
 
 def segment_large(

@@ -39,9 +39,10 @@ def segmented(
     encoded: Path | None = None,
     load: Callable[[], Segmenter] = no_load,
     workers: int = 1,
+    simplify: float = 0.0,
     **options: Any,
 ) -> Outcome:
-    settings = Settings(out, words, formats, encoded)
+    settings = Settings(out, words, formats, encoded, simplify=simplify)
     found = find_folder([str(photos)], out)
     return segment_folder(found, Crew(segmenter, load, workers), settings, **options)
 

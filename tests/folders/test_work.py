@@ -34,6 +34,21 @@ def jobs(folder: Path, count: int) -> list[Job]:
     return [Job(folder / f"{seed}.png", f"{seed}.png", str(seed)) for seed in range(count)]
 
 
+def test_threads_that_compute_alone_leave_the_others_theirs() -> None:
+    program = """
+import threading, torch
+from sanseg.folders.work import single_threaded
+torch.set_num_threads(3)
+pool = single_threaded(2)
+inside = {pool.submit(torch.get_num_threads).result() for _ in range(8)}
+later = []
+thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+thread.start(), thread.join()
+assert (inside, torch.get_num_threads(), later) == ({1}, 3, [3]), (inside, torch.get_num_threads(), later)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_a_wish_to_stop_finishes_what_is_begun(tmp_path: Path, segmenter: Segmenter) -> None:
     """The lanes are busy and more is queued when the wish comes: what is queued is not begun."""
     wish, go_on, begun = Wish(), threading.Event(), []
