@@ -80,7 +80,7 @@ def serve(
         settings = Settings(
             keys=() if keys is None else read_keys(keys),
             origins=tuple(origin or ()),
-            hosts=tuple(name or ()),
+            hosts=(host, *(name or ())),
             bytes=max_megabytes * MEGABYTE,
             pixels=max_megapixels * 10**6,
             labels=max_labels,
@@ -99,6 +99,7 @@ def serve(
                 " --host 127.0.0.1"
             )
         logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         if not quiet:
             typer.echo(f"{model} at {address} (Ctrl-C stops it)")
         server.run(application, bound, open_address=address if open_ else None)

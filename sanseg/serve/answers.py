@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -72,7 +73,8 @@ class Answer:
         }
 
 
-def installed() -> list[str]:
+@cache
+def installed() -> tuple[str, ...]:
     """The formats that can be made here."""
 
     def is_there(name: str) -> bool:
@@ -82,7 +84,7 @@ def installed() -> list[str]:
             return False
         return True
 
-    return [name for name in FORMATS if is_there(name)]
+    return tuple(name for name in FORMATS if is_there(name))
 
 
 def choose(format_: str | None, accept: str) -> str:
@@ -91,12 +93,10 @@ def choose(format_: str | None, accept: str) -> str:
         return _accepted(accept)
     if format_ == VIEW:
         return VIEW
-    if format_ not in FORMATS:
-        raise Problem(422, f"there is no format {format_[:40]!r}: choose from {', '.join(FORMATS)}, {VIEW}")
-    try:
-        check_installed([format_])
-    except ValueError as error:
-        raise Problem(422, str(error)) from error
+    if format_ not in installed():
+        raise Problem(
+            422, f"there is no format {format_[:40]!r}: choose from {', '.join(installed())}, {VIEW}"
+        )
     return format_
 
 

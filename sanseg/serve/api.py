@@ -217,10 +217,7 @@ async def segment(request: Request) -> Response:
         asked, request.headers.get("accept", ""), name
     )  # mistakes in words show at once
 
-    async def both() -> answers.Answer:
-        return await service.answer(await service.worker.encode(form.image), question)
-
-    return sent(await service.while_wanted(request, both()))
+    return sent(await service.while_wanted(request, service.encode_and_answer(form.image, question)))
 
 
 def described(service: Service, kept: Kept) -> schema.Image:

@@ -56,7 +56,8 @@ def create_app(segmenter: Segmenter | Callable[[], Segmenter], settings: Setting
     app.include_router(health.router)
     app.include_router(docs.router)
     app.add_api_route("/", page, methods=["GET"], include_in_schema=False)
-    app.mount("/static", Revalidated(directory=STATIC))
+    if STATIC.is_dir():
+        app.mount("/static", Revalidated(directory=STATIC))
     app.add_exception_handler(HTTPException, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     if service.settings.origins:

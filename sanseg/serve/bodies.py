@@ -63,13 +63,16 @@ class Bodies:
             )
             parser.spool_max_size = most + AROUND + text  # all in memory, which is counted
             try:
-                parts = (await parser.parse()).multi_items()
+                form = await parser.parse()
             except MultiPartException as error:
                 raise Problem(
                     400,
                     f"the form cannot be read ({error.message}): send one file and at most {FIELDS} fields",
                 ) from error
-            return await self._checked(parts, fields)
+            try:
+                return await self._checked(form.multi_items(), fields)
+            finally:
+                await form.close()
 
     async def _checked(self, parts: list[tuple[str, UploadFile | str]], fields: frozenset[str]) -> Form:
         found = dict(parts)

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from sanseg.segmentation import Segmentation
 from sanseg.segmenter import Encoded, Segmenter
 from sanseg.serve import answers
 from sanseg.serve.bodies import Bodies
@@ -35,7 +37,7 @@ class Service:
         self.keys = Keys(settings.keys)
         self.metrics = Metrics()
         self.bodies = Bodies(settings)
-        self.worker = Worker(load, settings, self.metrics)
+        self.worker = Worker(partial(_loaded, load), settings, self.metrics)
         self.store = Store(settings.kept_bytes, settings.kept_seconds)
         self.closing = False
         self.open_requests = 0
@@ -111,7 +113,8 @@ class Service:
                 shared.task.cancel()  # unless it is done
 
     async def _encode(self, id_: str, client: bytes, data: bytes) -> Kept:
-        return self.store.put(id_, client, await self.worker.encode(data))
+        with self.worker.place("pictures"):
+            return self.store.put(id_, client, await self.worker.encode(data))
 
     def question(self, ask: Ask, accept: str, name: str | None = None) -> Question:
         """What is asked, checked. name: of the picture, where `ask` gives none. Raises Problem for what is wrong."""
@@ -120,9 +123,21 @@ class Service:
         return Question(vocabulary(ask, self.settings), format_, picture)
 
     async def answer(self, encoded: Encoded, question: Question) -> answers.Answer:
-        proposals = answers.needs_queries(question.format)
-        segmentation = await self.worker.answer(encoded, question.words, proposals=proposals)
-        return await self.worker.write(lambda: answers.write(segmentation, question.format, question.picture))
+        """Of a picture that is kept."""
+        with self.worker.place("questions"):
+            return await self._answer(encoded, question)
+
+    async def encode_and_answer(self, data: bytes, question: Question) -> answers.Answer:
+        """Of a picture's file, of which nothing is kept."""
+        with self.worker.place("pictures"):
+            return await self._answer(await self.worker.encode(data), question)
+
+    async def _answer(self, encoded: Encoded, question: Question) -> answers.Answer:
+        def write(segmentation: Segmentation) -> answers.Answer:
+            return answers.write(segmentation, question.format, question.picture)
+
+        queries = answers.needs_queries(question.format)
+        return await self.worker.answer(encoded, question.words, write, proposals=queries)
 
     async def while_wanted(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """What work gives, cancelled when its client has gone or its time is up.
@@ -162,6 +177,12 @@ class _Shared:
 
     task: asyncio.Task[Kept]
     waiting: int = 0
+
+
+def _loaded(load: Callable[[], Segmenter]) -> Segmenter:
+    """What takes a while once is done before the first request comes."""
+    answers.installed()
+    return load()
 
 
 async def _gone(request: Request) -> None:

@@ -25,7 +25,8 @@ class Settings:
     batch_seconds: how long a pass waits for another picture that is being decoded.
     seconds: from a whole request to its answer, at most. receiving_seconds: that a request may take to come.
 
-    Raises ValueError for numbers below 1 (`batch_seconds`: 0), and for more labels than a label map holds.
+    Raises ValueError for numbers below 1 (`batch_seconds`: 0), for more labels than a label map
+    holds, and for what is no origin.
     """
 
     keys: tuple[str, ...] = ()
@@ -51,6 +52,10 @@ class Settings:
             least = 0 if field.name.endswith("seconds") else 1
             if not least <= value < float("inf"):
                 raise ValueError(f"{field.name} is {value}: give at least {least}")
+        for origin in self.origins:
+            scheme, _, rest = origin.partition("://")
+            if scheme not in ("http", "https") or not rest or {"/", "*", " "} & {*rest}:
+                raise ValueError(f"{origin!r} is no origin: give one without a path, as https://example.org")
         if self.labels > MAX_LABELS:
             raise ValueError(f"labels is {self.labels}: a label map has room for {MAX_LABELS}")
 

@@ -7,15 +7,16 @@ waits for the computing thread alone, and goes before pictures. Whatever waits i
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sanseg.images import pixels_of, read_image
 from sanseg.segmentation import Segmentation
@@ -26,24 +27,34 @@ from sanseg.serve.settings import Settings
 from sanseg.vocabulary import Vocabulary
 
 T = TypeVar("T")
+W = TypeVar("W", "_Waiting", "_Question")
+
+logger = logging.getLogger("sanseg.serve")
 
 HANDS = 2  # threads that decode, and as many that write
+RESULTS = 8  # label maps in memory: one of 50 megapixels takes 250 MB with its confidence
 IN_A_ROW = 8  # questions, before a picture that waits gets its turn
 
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """A decoded picture, since when it waits, and who waits for it."""
+    """A decoded picture, since when it waits, and who waits for it, or no longer does."""
 
     picture: Picture
     since: float
-    future: Future[Encoded]
+    future: Future[Encoded] = field(default_factory=Future)
+    abandoned: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    work: Callable[[], Segmentation]
-    future: Future[Segmentation]
+    work: Callable[[_Question], Segmentation]
+    future: Future[Segmentation] = field(default_factory=Future)
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+
+class _AbandonedError(Exception):
+    """Nobody waits for it any more."""
 
 
 class Worker:
@@ -61,6 +72,7 @@ class Worker:
         self._questions: deque[_Question] = deque()
         self._decoding = 0  # pictures that are about to wait
         self._row = 0  # questions answered since the last picture
+        self._between_words = False
         self._stopped = False
         self.busy = {"pictures": 0, "questions": 0}
         self._pace = 0.5  # seconds for a picture, lately
@@ -72,11 +84,12 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Waits for what is being computed. Nobody may be waiting for anything any more."""
+        """Waits for what is being computed, but not for a model that is being loaded."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
-        self._thread.join()
+        if self.ready:
+            self._thread.join()
         for pool in (self._decoders, self._writers):
             pool.shutdown(cancel_futures=True)
 
@@ -103,6 +116,11 @@ class Worker:
         """Places for decoded pictures: a pass under way, the next one, and one more for a hand."""
         return asyncio.Semaphore(2 * self.batch + 1)
 
+    @cached_property
+    def _answered(self) -> asyncio.Semaphore:
+        """Places for label maps: being made, or written."""
+        return asyncio.Semaphore(RESULTS)
+
     def check_room(self, kind: str) -> None:
         """Raises Problem where one more of this kind would be too many."""
         most = self._settings.waiting
@@ -110,29 +128,57 @@ class Worker:
             seconds = self._pace * most / 2 if kind == "pictures" else 1
             raise busy(f"{most} {kind} are waiting or at work, the most that may: ask again later", seconds)
 
-    async def encode(self, data: bytes) -> Encoded:
-        """A picture's file through the network. Raises Problem for one that cannot be read, or is one too many."""
-        segmenter = self.segmenter
-        with self._place("pictures"):
-            async with self._decoded:
-                with self._about_to_wait():
-                    picture = await self._in(self._decoders, lambda: self._read(segmenter, data))
-                    future: Future[Encoded] = Future()
-                    with self._changed:
-                        self._pictures.append(_Waiting(picture, monotonic(), future))
-                        self._changed.notify()
-                return await asyncio.wrap_future(future)
+    @contextmanager
+    def place(self, kind: str) -> Iterator[None]:
+        """Among what waits or is at work. kind: "pictures" or "questions". Raises Problem where there is none."""
+        self.check_room(kind)
+        self.busy[kind] += 1
+        try:
+            yield
+        finally:
+            self.busy[kind] -= 1
 
-    async def answer(self, encoded: Encoded, words: Vocabulary, *, proposals: bool) -> Segmentation:
-        """As `Segmenter.answer`. Raises Problem for one question too many."""
+    async def encode(self, data: bytes) -> Encoded:
+        """A picture's file through the network. Raises Problem for one that cannot be read."""
         segmenter = self.segmenter
-        with self._place("questions"):
-            future: Future[Segmentation] = Future()
-            work = lambda: segmenter.answer(encoded, words, proposals=proposals)  # noqa: E731
+        async with self._decoded:
+            with self._about_to_wait():
+                picture = await self._in(self._decoders, lambda: self._read(segmenter, data))
+                waiting = _Waiting(picture, monotonic())
+                with self._changed:
+                    self._pictures.append(waiting)
+            del picture  # once it is encoded, nobody needs what the network saw of it
+            encoded: Encoded = await self._result(self._pictures, waiting)
+            return encoded
+
+    async def answer(
+        self, encoded: Encoded, words: Vocabulary, then: Callable[[Segmentation], T], *, proposals: bool
+    ) -> T:
+        """What `then` makes of `Segmenter.answer`, beside the computing thread."""
+        segmenter = self.segmenter
+
+        def work(question: _Question) -> Segmentation:
+            segmenter.classifier(words, lambda _: self._between(question))
+            return segmenter.answer(encoded, words, proposals=proposals)
+
+        async with self._answered:
+            question = _Question(work)
             with self._changed:
-                self._questions.append(_Question(work, future))
+                self._questions.append(question)
                 self._changed.notify()
-            return await asyncio.wrap_future(future)
+            segmentation: Segmentation = await self._result(self._questions, question)
+            return await self._in(self._writers, lambda: then(segmentation))
+
+    async def _result(self, queue: deque[W], waiting: W) -> Any:
+        """What becomes of something that waits in a queue, which it leaves when nobody waits for it any more."""
+        try:
+            return await asyncio.wrap_future(waiting.future)
+        except asyncio.CancelledError:
+            waiting.abandoned.set()
+            with self._changed:
+                if waiting in queue:
+                    queue.remove(waiting)
+            raise
 
     async def write(self, make: Callable[[], T]) -> T:
         """What takes a while and is no work of the network's, beside the computing thread."""
@@ -140,15 +186,6 @@ class Worker:
 
     async def _in(self, pool: Executor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
-
-    @contextmanager
-    def _place(self, kind: str) -> Iterator[None]:
-        self.check_room(kind)
-        self.busy[kind] += 1
-        try:
-            yield
-        finally:
-            self.busy[kind] -= 1
 
     @contextmanager
     def _about_to_wait(self) -> Iterator[None]:
@@ -178,13 +215,20 @@ class Worker:
         try:
             self._segmenter = self._load()
         except Exception as error:
+            logger.error("the model could not be loaded: %s", error)
             self.failure = error
             return
-        while (batch := self._next()) is not None:
-            if isinstance(batch, _Question):
-                self._answer(batch)
-            else:
-                self._encode(batch)
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Whether there was something to compute: nothing of it is held while the next is waited for."""
+        turn = self._next()
+        if isinstance(turn, _Question):
+            self._answer(turn)
+        elif turn:
+            self._encode(turn)
+        return turn is not None
 
     def _next(self) -> _Question | list[_Waiting] | None:
         """What is to be computed next: a question, or pictures that share a pass; None to end."""
@@ -209,10 +253,27 @@ class Worker:
             return
         begun = monotonic()
         try:
-            question.future.set_result(question.work())
+            question.future.set_result(question.work(question))
         except Exception as error:
             question.future.set_exception(error)
         self._metrics.answer_seconds.observe(monotonic() - begun)
+
+    def _between(self, question: _Question) -> None:
+        """While the text tower reads many words, for seconds perhaps: the others' questions are answered."""
+        if question.abandoned.is_set():
+            raise _AbandonedError
+        if self._between_words:
+            return
+        self._between_words = True
+        try:
+            while (other := self._next_question()) is not None:
+                self._answer(other)
+        finally:
+            self._between_words = False
+
+    def _next_question(self) -> _Question | None:
+        with self._changed:
+            return self._questions.popleft() if self._questions else None
 
     def _encode(self, batch: Sequence[_Waiting]) -> None:
         batch = [one for one in batch if one.future.set_running_or_notify_cancel()]
