@@ -220,7 +220,8 @@ def _forms() -> Iterator[Case]:
         "a\u202egnp.exe",
     ):
         sent = form(part("image", PNG, name), labels, part("format", b"cvat"))
-        yield Case("forms", f"a file called {name[:24]!r}", (sent,), ANSWERED)
+        wanted = EITHER if len(name) > 1_000 else ANSWERED
+        yield Case("forms", f"a file called {name[:24]!r}", (sent,), wanted)
 
 
 def ask(kept: str, body: bytes, type_: str = "application/json") -> bytes:
@@ -294,8 +295,8 @@ def _json(kept: str) -> Iterator[Case]:
         "%00",
         "%2e%2e%2fetc",
         "a" * 5000,
-        "\U0001f408",
-        "' OR 1=1 --".replace(" ", "+"),
+        "%F0%9F%90%88",
+        "'+OR+1=1+--",
     ):
         yield Case("JSON", f"asks a picture {id_[:12]!r}", (ask(id_, b'{"labels": "cat"}'),), REFUSED)
 
