@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +70,9 @@ def serve(
 
         for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "fastapi_offline"):
             need(module, "serve", "sanseg serve")
-        from sanseg.segmenter import load
+        import numpy as np
+
+        from sanseg.segmenter import Segmenter, load
         from sanseg.serve import server
         from sanseg.serve.app import create_app
         from sanseg.serve.keys import read_keys
@@ -90,7 +91,14 @@ def serve(
             seconds=max_seconds,
             batch=batch,
         )
-        application = create_app(partial(load, model, device, dtype=dtype, clip=clip), settings)
+
+        def warm() -> Segmenter:
+            """Loaded, and used once, so that the first picture and words take no longer than the next."""
+            segmenter = load(model, device, dtype=dtype, clip=clip)
+            segmenter(np.zeros((64, 64, 3), dtype=np.uint8), "sky")
+            return segmenter
+
+        application = create_app(warm, settings)
         bound = server.listen(host, port)
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         if not settings.keys and not _is_loopback(host):

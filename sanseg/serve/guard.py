@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sanseg.serve.problems import Problem
+from sanseg.serve.problems import Problem, busy
 from sanseg.serve.service import Service
 
 POLICY = (
@@ -78,6 +78,8 @@ class Guard:
         headers = Headers(scope=scope)
         settings = self._service.settings
         try:
+            if self._service.open_requests > settings.requests:
+                raise busy(f"{settings.requests} requests are open, the most that may: ask again later")
             check_host(headers.get("host", ""), settings.hosts)
             if scope["method"] not in SAFE:
                 check_origin(headers.get("origin"), headers.get("host", ""), settings.origins)

@@ -20,6 +20,7 @@ class Settings:
     labels: of one vocabulary, at most; so many words may compete with them, and they may have 4 names each.
     kept_bytes: of encoded pictures in memory. kept_seconds: how long one that nobody asks for stays.
     waiting: pictures that may be at work or wait, and questions; more are refused with 503.
+    requests: that may be open at once, whatever they ask; more are refused with 503.
     receiving_bytes: of bodies in memory that have not fully come.
     batch: pictures that share a pass at most. None: 1 on a CPU, where more gain nothing, else 8.
     batch_seconds: how long a pass waits for another picture that is being decoded.
@@ -38,6 +39,7 @@ class Settings:
     kept_bytes: int = 1024 * MEGABYTE
     kept_seconds: float = 3600.0
     waiting: int = 32
+    requests: int = 512
     receiving_bytes: int = 512 * MEGABYTE
     batch: int | None = None
     batch_seconds: float = 0.004

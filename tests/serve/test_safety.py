@@ -1,0 +1,496 @@
+"""Nobody gets in who should not, and what is too much is refused before it costs anything."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from sanseg import images
+from sanseg.segmenter import Segmenter
+from sanseg.serve import keys as keys_module
+from sanseg.serve.guard import check_host, check_origin
+from sanseg.serve.keys import Keys, read_keys
+from sanseg.serve.problems import Problem
+from sanseg.serve.settings import Settings
+from tests.serve.asking import WORDS, assert_problem, client, clients, eventually, picture, upload
+
+ALICE, BOB = "a" * 16 + "-alice", "b" * 16 + "-bob"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+# Keys
+
+
+def test_without_a_key_or_with_a_wrong_one_nothing_is_done(segmenter: Segmenter) -> None:
+    with client(segmenter, keys=(ALICE, BOB)) as asker:
+        for headers in ({}, bearer("wrong"), {"Authorization": ALICE}, {"Authorization": f"Basic {ALICE}"}):
+            for method, path in (
+                ("POST", "/v1/images"),
+                ("GET", "/v1/images/x"),
+                ("DELETE", "/v1/images/x"),
+                ("POST", "/v1/images/x/segment"),
+                ("POST", "/v1/segment"),
+                ("GET", "/metrics"),
+            ):
+                response = asker.request(method, path, headers=headers)
+                assert_problem(response, 401, "Authorization: Bearer")
+                assert response.headers["www-authenticate"].startswith("Bearer")
+        assert asker.post("/v1/images", files=upload(picture()), headers=bearer(BOB)).status_code == 201
+        for path in ("/healthz", "/readyz", "/v1/models", "/v1/label-sets/voc", "/docs", "/openapi.json"):
+            assert asker.get(path).status_code == 200, path
+        assert asker.get("/v1/models").json()["keys"] is True
+
+
+def test_one_clients_pictures_are_not_anothers(segmenter: Segmenter) -> None:
+    with client(segmenter, keys=(ALICE, BOB)) as asker:
+        ids = {}
+        for key in (ALICE, BOB):
+            told = asker.post("/v1/images", files=upload(picture()), headers=bearer(key)).json()
+            ids[key] = told["id"]
+        assert ids[ALICE] != ids[BOB]
+        path = f"/v1/images/{ids[ALICE]}"
+        for response in (
+            asker.get(path, headers=bearer(BOB)),
+            asker.post(f"{path}/segment", json=WORDS, headers=bearer(BOB)),
+            asker.delete(path, headers=bearer(BOB)),
+        ):
+            unknown = asker.get("/v1/images/" + "0" * 32, headers=bearer(BOB))
+            assert response.json() == unknown.json(), "it tells that the picture is there"
+        assert asker.get(path, headers=bearer(ALICE)).status_code == 200
+        assert asker.delete(path, headers=bearer(ALICE)).status_code == 204
+        assert asker.get(f"/v1/images/{ids[BOB]}", headers=bearer(BOB)).status_code == 200
+
+
+def test_ids_cannot_be_computed_from_the_picture(segmenter: Segmenter) -> None:
+    """Another process gives another id, and within one it is the same each time."""
+    found = []
+    for _ in range(2):
+        with client(segmenter) as asker:
+            ids = {asker.post("/v1/images", files=upload(picture())).json()["id"] for _ in range(2)}
+            assert len(ids) == 1
+            found += ids
+    assert found[0] != found[1]
+
+
+def test_keys_are_compared_in_constant_time_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    compare = keys_module.hmac.compare_digest
+
+    def counted(one: bytes, two: bytes) -> bool:
+        compared.append((one, two))
+        return compare(one, two)
+
+    monkeypatch.setattr(keys_module.hmac, "compare_digest", counted)
+    known = Keys([ALICE, BOB, "c" * 20])
+    assert known.client(f"bearer {ALICE}") != known.client(f"Bearer  {BOB}")
+    assert len(compared) == 6, "the comparison ended early"
+    assert {len(one) for pair in compared for one in pair} == {32}
+
+
+def test_keys_and_paths_are_in_no_log(
+    segmenter: Segmenter, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with client(segmenter, keys=(ALICE,)) as asker:
+        secret = asker.post("/v1/images?token=hush", files=upload(picture()), headers=bearer(ALICE)).json()[
+            "id"
+        ]
+        asker.get(f"/v1/images/{secret}", headers=bearer("almost" + ALICE))
+        asker.get(f"/v1/images/{secret}", headers=bearer(ALICE))
+    ours = [record for record in caplog.records if record.name.startswith(("sanseg", "uvicorn"))]
+    assert any("/v1/images/{id}" in record.getMessage() for record in ours)
+    told = "\n".join(record.getMessage() for record in ours) + "".join(capsys.readouterr())
+    for word in (ALICE, "hush", secret):
+        assert word not in told
+    assert ALICE not in repr(asker.app.state.service.keys.__dict__)  # type: ignore[attr-defined]
+
+
+def test_a_file_of_keys_holds_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n\n{ALICE}\n  {BOB}  \n")
+    assert read_keys(file) == (ALICE, BOB)
+    for text, words in (
+        ("short", "line 1"),
+        (f"{ALICE}\nhas space in it, it has", "line 2"),
+        ("é" * 20, "line 1"),
+        ("# nothing", "no keys"),
+        ("", "no keys"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=words) as error:
+            read_keys(file)
+        assert "has space" not in str(error.value)
+        assert "short" not in str(error.value).replace(str(file), "")
+    file.write_bytes(b"\xff" * 20)
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_keys(file)
+    with pytest.raises(OSError, match="no-file"):
+        read_keys(tmp_path / "no-file")
+
+
+# Hosts and pages
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LocalHost:8000",
+        "127.0.0.1:8000",
+        "10.1.2.3",
+        "[::1]:8000",
+        "sanseg.example",
+        "localhost.",
+    ],
+)
+def test_own_names_and_addresses_are_answered(host: str) -> None:
+    check_host(host, ["sanseg.EXAMPLE"])
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "[", "a@localhost:b", "[::1"],
+)
+def test_other_names_are_not(segmenter: Segmenter, host: str) -> None:
+    """A page that gives its own name this machine's address (DNS rebinding) learns nothing."""
+    if host != "a@localhost:b":
+        with pytest.raises(Problem):
+            check_host(host, [])
+    with client(segmenter) as asker:
+        for path in ("/", "/v1/models", "/healthz"):
+            if host and "@" not in host:
+                assert_problem(asker.get(path, headers={"host": host}), 421, "--name")
+
+
+def test_pages_of_other_servers_may_not_ask(segmenter: Segmenter) -> None:
+    """Browsers send simple requests without asking first: they would cost this machine's time."""
+    with client(segmenter) as asker:
+        for origin in ("https://evil.example", "null", "http://localhost.evil.example", "http://localhost:1"):
+            response = asker.post(
+                "/v1/segment", files=upload(picture()), data=WORDS, headers={"origin": origin}
+            )
+            assert_problem(response, 403, "--origin")
+            assert "access-control-allow-origin" not in response.headers
+            preflight = {"origin": origin, "access-control-request-method": "POST"}
+            response = asker.options("/v1/segment", headers=preflight)
+            assert response.status_code == 405
+            assert "access-control-allow-origin" not in response.headers
+        own = asker.post("/v1/images", files=upload(picture()), headers={"origin": "http://localhost"})
+        assert own.status_code == 201
+    check_origin("https://sanseg.example", "sanseg.example", [])  # behind a proxy that speaks TLS
+
+
+def test_a_named_page_may_ask(segmenter: Segmenter) -> None:
+    friend = "https://friend.example"
+    with client(segmenter, origins=(friend,)) as asker:
+        preflight = {
+            "origin": friend,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization",
+        }
+        response = asker.options("/v1/segment", headers=preflight)
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == friend
+        response = asker.post("/v1/segment", files=upload(picture()), data=WORDS, headers={"origin": friend})
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == friend
+        assert "access-control-allow-credentials" not in response.headers
+        enemy = asker.options("/v1/segment", headers={**preflight, "origin": "https://evil.example"})
+        assert enemy.headers.get("access-control-allow-origin") is None
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "friend.example", "https://friend.example/", "ftp://a", "https://*.a", ""]
+)
+def test_an_origin_is_named_in_full(origin: str) -> None:
+    with pytest.raises(ValueError, match=r"https://example\.org"):
+        Settings(origins=(origin,))
+
+
+def test_every_answer_has_the_headers_of_a_careful_server(segmenter: Segmenter) -> None:
+    with client(segmenter) as asker:
+        for path in ("/docs", "/v1/models", "/nothing", "/healthz", "/openapi.json", "/docs/swagger-ui.css"):
+            headers = asker.get(path).headers
+            policy = headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; script-src 'self';")
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe-eval" not in policy
+            assert ("unsafe-inline" in policy) == (path == "/docs")
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["cross-origin-resource-policy"] == "same-origin"
+            assert headers["cache-control"] in ("no-store", "no-cache")
+        page = asker.get("/docs").text
+        assert "//" not in page.replace("<!doctype html>", ""), "the documentation asks another server"
+
+
+# Too much
+
+
+async def endless(chunk: bytes, sent: list[int]) -> AsyncIterator[bytes]:
+    yield b'--xx\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    while True:
+        sent.append(len(chunk))
+        yield chunk
+
+
+MULTIPART = {"content-type": "multipart/form-data; boundary=xx"}
+
+
+def raw_post(asker: TestClient, path: str, body: bytes, type_: str) -> Any:
+    return asker.post(path, content=body, headers={"content-type": type_})
+
+
+def test_bytes_are_counted_before_anything_is_made_of_them(segmenter: Segmenter) -> None:
+    with client(segmenter, bytes=10_000) as asker:
+        assert_problem(asker.post("/v1/images", files=upload(bytes(10_001))), 413, "10001", "10000")
+        assert_problem(asker.post("/v1/images", files=upload(bytes(300_000))), 413, "at most")
+        response = asker.post("/v1/images", content=b"x", headers={**MULTIPART, "content-length": "9" * 30})
+        assert_problem(response, 413)
+        assert asker.post("/v1/images", files=upload(picture(8, 8))).status_code == 201
+    with client(segmenter, bytes=300_000) as asker:
+        assert_problem(asker.post("/v1/images", files=upload(bytes(300_000))), 422, "300000 bytes")
+
+
+def raw_scope(path: str = "/v1/images", headers: dict[str, str] | None = None) -> dict[str, Any]:
+    told = {"host": "localhost", **MULTIPART, **(headers or {})}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "http_version": "1.1",
+        "headers": [(name.encode(), value.encode()) for name, value in told.items()],
+    }
+
+
+def test_a_body_without_end_is_cut_off(segmenter: Segmenter) -> None:
+    """It says no length: what comes is counted, and no more is read than may be."""
+    sent: list[int] = []
+    answered: list[Any] = []
+
+    async def ask() -> None:
+        async with clients(segmenter, bytes=100_000) as (asker, service):
+            body = endless(bytes(10_000), sent)
+
+            async def receive() -> Any:
+                return {"type": "http.request", "body": await anext(body), "more_body": True}
+
+            async def send(message: Any) -> None:
+                answered.append(message)
+
+            await asker._transport.app(raw_scope(), receive, send)  # type: ignore[attr-defined]
+            assert service.bodies.bytes == 0
+
+    asyncio.run(ask())
+    assert answered[0]["status"] == 413
+    assert sum(sent) < 200_000
+
+
+def test_a_body_that_does_not_come_is_given_up(segmenter: Segmenter) -> None:
+    async def ask() -> list[Any]:
+        answered: list[Any] = []
+        async with clients(segmenter, receiving_seconds=0.2) as (asker, service):
+            body = endless(bytes(100), [])
+
+            async def receive() -> Any:
+                await asyncio.sleep(0.05)
+                return {"type": "http.request", "body": await anext(body), "more_body": True}
+
+            async def send(message: Any) -> None:
+                answered.append(message)
+
+            await asker._transport.app(raw_scope(), receive, send)  # type: ignore[attr-defined]
+            assert service.bodies.bytes == 0
+        return answered
+
+    answered = asyncio.run(ask())
+    assert answered[0]["status"] == 408
+    assert json.loads(answered[1]["body"])["detail"].startswith("the body did not come within 0.2 seconds")
+
+
+def test_bodies_together_are_bounded(segmenter: Segmenter) -> None:
+    async def ask() -> None:
+        async with clients(segmenter, receiving_bytes=50_000) as (asker, service):
+            may = asyncio.Event()
+
+            async def slow() -> AsyncIterator[bytes]:
+                yield b'--xx\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+                yield bytes(40_000)
+                await may.wait()
+                yield b"\r\n--xx--\r\n"
+
+            body = slow()
+            answered: list[Any] = []
+
+            async def receive() -> Any:
+                try:
+                    return {"type": "http.request", "body": await anext(body), "more_body": True}
+                except StopAsyncIteration:
+                    return {"type": "http.request", "body": b"", "more_body": False}
+
+            async def send(message: Any) -> None:
+                answered.append(message)
+
+            first = asyncio.create_task(asker._transport.app(raw_scope(), receive, send))  # type: ignore[attr-defined]
+            await eventually(lambda: service.bodies.bytes > 40_000)
+            refused = await asker.post("/v1/images", files=upload(bytes(20_000)))
+            assert_problem(refused, 503, "ask again")
+            assert (await asker.post("/v1/images", files=upload(picture(8, 8)))).status_code == 201
+            may.set()
+            await first
+            assert answered[0]["status"] == 422
+            assert service.bodies.bytes == 0
+
+    asyncio.run(ask())
+
+
+def test_requests_together_are_bounded(segmenter: Segmenter) -> None:
+    with client(segmenter, requests=3) as asker:
+        service = asker.app.state.service  # type: ignore[attr-defined]
+        assert asker.get("/healthz").status_code == 200
+        service.open_requests = 3
+        response = asker.get("/healthz")
+        assert_problem(response, 503, "3 requests")
+        assert response.headers["retry-after"] == "1"
+
+
+def test_pixels_are_known_before_they_are_decoded(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = io.BytesIO()
+    Image.new("L", (20_000, 20_000)).save(data, "PNG")  # 400 megapixels in 400 kB
+    decoded = []
+    monkeypatch.setattr(images.Image.Image, "load", lambda *_: decoded.append(1), raising=True)
+    with client(segmenter) as asker:
+        response = asker.post("/v1/images", files=upload(data.getvalue()))
+    assert_problem(response, 413, "400000000 pixels", "50000000")
+    assert not decoded
+
+
+def test_the_limit_on_pixels_is_the_services_own(segmenter: Segmenter) -> None:
+    with client(segmenter, pixels=50 * 70 - 1) as asker:
+        assert_problem(asker.post("/v1/images", files=upload(picture(50, 70))), 413, "3500 pixels")
+        assert asker.post("/v1/images", files=upload(picture(50, 69))).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"labels": [f"thing {n}" for n in range(6)]}, ("6 labels", "at most 5")),
+        ({"labels": ",".join("abcdef")}, ("6 labels", "at most 5")),
+        ({"labels": "," * 100}, ("101 labels",)),
+        ({"labels": "@ade847"}, ("847 labels", "at most 5")),
+        ({"labels": "a, @voc"}, ("21 labels", "at most 5")),
+        ({"labels": [" | ".join("abcdefghijklmnopqrstu")]}, ("21 names", "at most 20")),
+        ({"labels": "a", "other": [f"thing {n}" for n in range(6)]}, ("6 other words",)),
+        ({"labels": ["x" * 257]}, ("257 characters", "256")),
+        ({"labels": "a", "threshold": 2}, ("threshold", "less than or equal to 1")),
+        ({"labels": "a", "threshold": "0.5"}, ("threshold", "number")),
+        ({"labels": "a", "colours": {"b": "#ffffff"}}, ("'b'", "no label")),
+        ({"labels": "a", "colours": {"a": "red"}}, ("'red'", "#rrggbb")),
+        ({"labels": "a", "format": "doc"}, ("'doc'", "overlay")),
+        ({"labels": "a", "nonsense": 1}, ("nonsense",)),
+        ({"labels": "a", "templates": "/etc/passwd"}, ("templates",)),
+        ({"labels": []}, ("no labels",)),
+        ({"labels": "a", "other": ["a"]}, ("'a'",)),
+        ({"labels": {"a": 1}}, ("labels",)),
+        ({}, ("labels", "required")),
+    ],
+)
+def test_words_are_bounded_and_checked(segmenter: Segmenter, asked: dict, words: tuple[str, ...]) -> None:
+    with client(segmenter, labels=5) as asker:
+        id_ = asker.post("/v1/images", files=upload(picture())).json()["id"]
+        assert_problem(asker.post(f"/v1/images/{id_}/segment", json=asked), 422, *words)
+
+
+def test_a_body_of_words_is_bounded(segmenter: Segmenter) -> None:
+    with client(segmenter, labels=5) as asker:
+        id_ = asker.post("/v1/images", files=upload(picture())).json()["id"]
+        path = f"/v1/images/{id_}/segment"
+        assert_problem(asker.post(path, json={"labels": "x" * 100_000}), 413)
+        assert_problem(raw_post(asker, path, b'{"labels": "a"', "application/json"), 422, "JSON")
+        deep = b'{"labels": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+        assert_problem(raw_post(asker, path, deep, "application/json"), 422)
+        assert_problem(raw_post(asker, path, b'{"labels": "a"}', "text/plain"), 415, "application/json")
+        assert_problem(raw_post(asker, path, b'{"labels": "\xff"}', "application/json"), 422)
+
+
+def test_words_read_no_files(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the command line @PATH is a file; here it never is."""
+    file = tmp_path / "labels.txt"
+    file.write_text("secret\n")
+    monkeypatch.chdir(tmp_path)
+    with client(segmenter) as asker:
+        id_ = asker.post("/v1/images", files=upload(picture())).json()["id"]
+        for labels in (
+            f"@{file}",
+            "@labels.txt",
+            f"cat, @{file}",
+            "@/etc/passwd",
+            "@../mini",
+            ["@labels.txt"],
+        ):
+            response = asker.post(f"/v1/images/{id_}/segment", json={"labels": labels})
+            assert "secret" not in response.text
+            if isinstance(labels, str):
+                assert_problem(response, 422, "no label set")
+            else:
+                assert response.json()["labels"][0]["label"] == "@labels.txt"
+        for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/docs/../app.py"):
+            assert asker.get(path).status_code == 404
+
+
+FORM = b'--xx\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "words"),
+    [
+        ([], 400, ()),
+        ([(b"labels", b"", b"a")], 422, ("no file named image",)),
+        ([(b"image", b"", b"text")], 422, ("no file named image",)),
+        ([(b"image", b'; filename="a"', b"x")] * 2, 400, ("Too many files",)),
+        ([(b"image", b'; filename="a"', b"x"), (b"image", b"", b"x")], 422, ("twice",)),
+        ([(b"f%d" % n, b"", b"x") for n in range(99)], 400, ("Too many fields",)),
+        ([(b"image", b'; filename="a"', b"x"), (b"url", b"", b"http://localhost/")], 422, ("'url'",)),
+        ([(b"image", b"", b"http://localhost/cat.jpg")], 422, ("no file named image",)),
+        ([(b"image", b"", b"/etc/passwd")], 422, ("no file named image",)),
+        ([(b"labels", b'; filename="a"', b"x")], 422, ("no file named image",)),
+    ],
+)
+def test_forms_are_bounded_and_checked(
+    segmenter: Segmenter, parts: list[tuple[bytes, bytes, bytes]], status: int, words: tuple[str, ...]
+) -> None:
+    body = b"".join(FORM % part for part in parts) + b"--xx--\r\n"
+    with client(segmenter) as asker:
+        for path in ("/v1/images", "/v1/segment"):
+            response = raw_post(asker, path, body, "multipart/form-data; boundary=xx")
+            if parts:
+                assert_problem(response, status, *words)
+            else:
+                assert 400 <= response.status_code < 500
+        for type_, expected in (
+            ("multipart/form-data", 400),
+            ("multipart/form-data; boundary=yy", 400),
+            ("multipart/form-data; boundary=xx; charset=punycode", 415),
+            ("application/x-www-form-urlencoded", 415),
+            ("application/json", 415),
+            ("", 415),
+        ):
+            assert_problem(raw_post(asker, "/v1/segment", body + b"rest", type_), expected)
