@@ -50,14 +50,20 @@ def run(console: Console, model: str, passes: int) -> dict[str, Any]:
         console.print(f"WRONG: {case.group}, {case.name}: {got}", markup=False)
     return {
         "cases": [
-            {"group": case.group, "name": case.name, "status": got.status, "detail": got.detail, "ms": 1000 * got.seconds}
+            {
+                "group": case.group,
+                "name": case.name,
+                "status": got.status,
+                "detail": got.detail,
+                "ms": 1000 * got.seconds,
+            }
             for case, got in first + slow
         ],
         "wrong": len(wrong),
         "tracebacks": log.count("Traceback"),
         "memory_megabytes": memory,
         "answers_as_before": after == before,
-    }  # fmt: skip
+    }
 
 
 def right(case: Case, got: Outcome) -> bool:
@@ -118,7 +124,13 @@ def outcomes(found: list[tuple[Case, Outcome]], title: str = "") -> Table:
     for case, got in found:
         status = "closed" if got.status == CLOSED else str(got.status)
         flag = "" if right(case, got) else " WRONG"
-        table.add_row(case.group, case.name, status + flag, got.detail[:110] if got.status != 200 else "", f"{1000 * got.seconds:.0f}")
+        table.add_row(
+            case.group,
+            case.name,
+            status + flag,
+            got.detail[:110] if got.status != 200 else "",
+            f"{1000 * got.seconds:.0f}",
+        )
     return table
 
 
@@ -130,9 +142,16 @@ def summary(found: list[dict[str, Any]]) -> Table:
         groups[one["group"]].append(one)
     for group in GROUPS:
         statuses = Counter(one["status"] for one in groups[group])
-        refused = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()) if status >= 400)
+        refused = ", ".join(
+            f"{count} x {status}" for status, count in sorted(statuses.items()) if status >= 400
+        )
         slowest = max(one["ms"] for one in groups[group])
         table.add_row(
-            group, str(len(groups[group])), str(statuses[200]), refused, str(statuses[CLOSED]), f"{slowest:.0f}"
+            group,
+            str(len(groups[group])),
+            str(statuses[200]),
+            refused,
+            str(statuses[CLOSED]),
+            f"{slowest:.0f}",
         )
     return table

@@ -55,7 +55,18 @@ def serving(
             "TMPDIR": str(temporary),
             **({} if cache is None else {"SANSEG_CACHE": str(cache)}),
         }
-        command = [*limits, sys.executable, "-m", "sanseg", "serve", "--port", "0", "--model", model, *options]
+        command = [
+            *limits,
+            sys.executable,
+            "-m",
+            "sanseg",
+            "serve",
+            "--port",
+            "0",
+            "--model",
+            model,
+            *options,
+        ]
         with log.open("w") as said:
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=said, text=True, env=environment

@@ -15,6 +15,7 @@ from sanseg.serve.settings import Settings
 from sanseg.vocabulary import Colour, Vocabulary
 
 NAMES = 4  # of a label, on average at most
+SETS = 8  # built-in sets in one text, at most: "@ade847" is short and 847 labels long
 
 
 class Ask(BaseModel):
@@ -111,9 +112,11 @@ def explain(errors: Any) -> str:
 def vocabulary(ask: Ask, settings: Settings) -> Vocabulary:
     """The words that will compete. Raises Problem for too many, and for what makes no vocabulary."""
     most = settings.labels
-    _check_count(
-        ask.labels.count(",") + 1 if isinstance(ask.labels, str) else len(ask.labels), most, "labels"
-    )
+    labels = ask.labels.split(",") if isinstance(ask.labels, str) else ask.labels
+    _check_count(len(labels), most, "labels")
+    _check_count(sum(label.count("|") + 1 for label in labels), NAMES * most, "names")
+    if isinstance(ask.labels, str):
+        _check_count(sum(label.strip().startswith("@") for label in labels), SETS, "built-in sets")
     if isinstance(ask.other, list):
         _check_count(len(ask.other), most, "other words")
     try:
