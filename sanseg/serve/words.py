@@ -124,7 +124,8 @@ def vocabulary(ask: Ask, settings: Settings) -> Vocabulary:
         _check_count(len(words.names), most, "labels")
         _check_count(sum(map(len, words.names)) + len(words.negatives), NAMES * most, "names")
         words = words.with_other(ask.other).with_thresholds(ask.threshold)
-        _check_count(len(words.other), NAMES * most, "other words")
+        if isinstance(ask.other, list):
+            _check_count(len(words.other), NAMES * most, "other words")
         return replace(words, colours=_colours(ask.colours, words)) if ask.colours else words
     except ValueError as error:
         raise Problem(422, str(error)) from error
