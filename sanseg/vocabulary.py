@@ -363,7 +363,7 @@ def _merge(labels: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
         folded = frozenset(name.casefold() for name in names)
         for name in names:
             rival = owner.setdefault(name.casefold(), folded)
-            if rival is not folded and rival != folded:  # of many names, comparing is slow
+            if rival is not folded and rival != folded:  # sets are compared name by name
                 raise ValueError(
                     f"{name!r} is a name of two labels, {' | '.join(merged[rival])!r} and"
                     f" {' | '.join(names)!r}: take it out of one of them"

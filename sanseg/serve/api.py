@@ -195,8 +195,8 @@ async def ask(request: Request, id: str) -> Response:
     client = service.admit(request, "questions")
     kept = service.store.find(id, client)
     asked = words.read_json(await service.bodies.json(request))
-    question = service.question(asked, request.headers.get("accept", ""))
-    return sent(await service.while_wanted(request, service.answer(kept.encoded, question)))
+    work = service.answer(kept.encoded, asked, request.headers.get("accept", ""))
+    return sent(await service.while_wanted(request, work))
 
 
 @router.post(
@@ -213,11 +213,8 @@ async def segment(request: Request) -> Response:
     form = await service.bodies.form(request, words.FIELDS)
     asked = words.read_fields(form.fields)
     name = form.name if form.name is not None and is_name(form.name) else None
-    question = service.question(
-        asked, request.headers.get("accept", ""), name
-    )  # mistakes in words show at once
-
-    return sent(await service.while_wanted(request, service.encode_and_answer(form.image, question)))
+    work = service.encode_and_answer(form.image, name, asked, request.headers.get("accept", ""))
+    return sent(await service.while_wanted(request, work))
 
 
 def described(service: Service, kept: Kept) -> schema.Image:

@@ -95,7 +95,7 @@ class Service:
 
     async def keep(self, client: bytes, data: bytes) -> Kept:
         """A picture's file, encoded once: also when the same client sends it twice at the same moment."""
-        id_ = await self.worker.write(lambda: self.store.id(client, data))
+        id_ = await self.worker.read(lambda: self.store.id(client, data))
         try:
             return self.store.find(id_, client)
         except Problem:
@@ -116,21 +116,22 @@ class Service:
         with self.worker.place("pictures"):
             return self.store.put(id_, client, await self.worker.encode(data))
 
-    def question(self, ask: Ask, accept: str, name: str | None = None) -> Question:
-        """What is asked, checked. name: of the picture, where `ask` gives none. Raises Problem for what is wrong."""
+    async def answer(self, encoded: Encoded, ask: Ask, accept: str) -> answers.Answer:
+        """Of a picture that is kept. accept: the header. Raises Problem for what cannot be asked."""
+        with self.worker.place("questions"):
+            return await self._answer(encoded, await self._question(ask, accept, None))
+
+    async def encode_and_answer(self, data: bytes, name: str | None, ask: Ask, accept: str) -> answers.Answer:
+        """Of a picture's file, of which nothing is kept. name: of the picture, where `ask` gives none."""
+        with self.worker.place("pictures"):
+            question = await self._question(ask, accept, name)  # mistakes in the words show at once
+            return await self._answer(await self.worker.encode(data), question)
+
+    async def _question(self, ask: Ask, accept: str, name: str | None) -> Question:
         format_ = answers.choose(ask.format, accept)
         picture = name if ask.picture is None else checked_name(ask.picture)
-        return Question(vocabulary(ask, self.settings), format_, picture)
-
-    async def answer(self, encoded: Encoded, question: Question) -> answers.Answer:
-        """Of a picture that is kept."""
-        with self.worker.place("questions"):
-            return await self._answer(encoded, question)
-
-    async def encode_and_answer(self, data: bytes, question: Question) -> answers.Answer:
-        """Of a picture's file, of which nothing is kept."""
-        with self.worker.place("pictures"):
-            return await self._answer(await self.worker.encode(data), question)
+        words = await self.worker.read(lambda: vocabulary(ask, self.settings))
+        return Question(words, format_, picture)
 
     async def _answer(self, encoded: Encoded, question: Question) -> answers.Answer:
         def write(segmentation: Segmentation) -> answers.Answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from sanseg.vocabulary import MAX_CHARACTERS, MAX_LABELS
+from sanseg.vocabulary import MAX_LABELS
 
 MEGABYTE = 1 << 20
 
@@ -17,7 +17,7 @@ class Settings:
     origins: pages of other servers that may ask, as "https://example.org".
     hosts: names by which clients may call this service, beside localhost and addresses.
     bytes: of one picture's file, at most. pixels: of one picture, at most.
-    labels: of one vocabulary, at most; so many words may compete with them, and they may have 4 names each.
+    labels: of one vocabulary, at most; so many words may compete with them, and of names it may have 4 times as many.
     kept_bytes: of encoded pictures in memory. kept_seconds: how long one that nobody asks for stays.
     waiting: pictures that may be at work or wait, and questions; more are refused with 503.
     requests: that may be open at once, whatever they ask; more are refused with 503.
@@ -63,5 +63,5 @@ class Settings:
 
     @property
     def text_bytes(self) -> int:
-        """What a request may hold beside its picture: room for all labels, as JSON escapes them."""
-        return self.labels * MAX_CHARACTERS * 6 + 64 * 1024
+        """What a request may hold beside its picture: room for labels and what competes, as JSON escapes them."""
+        return self.labels * 1024 + 64 * 1024

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sanseg.data.labelsets import read_labelset
 from sanseg.serve.problems import Problem
 from sanseg.serve.settings import Settings
-from sanseg.vocabulary import Colour, Vocabulary
+from sanseg.vocabulary import MAX_CHARACTERS, Colour, Vocabulary
 
-NAMES = 4  # of a label, on average at most
-SETS = 8  # built-in sets in one text, at most: "@ade847" is short and 847 labels long
+NAMES, CHARACTERS = 4, 64  # of a label, on average at most
+MOST_SETS = 20  # in one text
 
 
 class Ask(BaseModel):
@@ -111,24 +112,31 @@ def explain(errors: Any) -> str:
 
 def vocabulary(ask: Ask, settings: Settings) -> Vocabulary:
     """The words that will compete. Raises Problem for too many, and for what makes no vocabulary."""
-    most = settings.labels
-    labels = ask.labels.split(",") if isinstance(ask.labels, str) else ask.labels
-    _check_count(len(labels), most, "labels")
-    _check_count(sum(label.count("|") + 1 for label in labels), NAMES * most, "names")
-    if isinstance(ask.labels, str):
-        _check_count(sum(label.strip().startswith("@") for label in labels), SETS, "built-in sets")
-    if isinstance(ask.other, list):
-        _check_count(len(ask.other), most, "other words")
     try:
-        words = Vocabulary.of(ask.labels)
-        _check_count(len(words.names), most, "labels")
-        _check_count(sum(map(len, words.names)) + len(words.negatives), NAMES * most, "names")
-        words = words.with_other(ask.other).with_thresholds(ask.threshold)
-        if isinstance(ask.other, list):
-            _check_count(len(words.other), NAMES * most, "other words")
+        _check_counts(ask, settings.labels)
+        words = Vocabulary.of(ask.labels).with_other(ask.other).with_thresholds(ask.threshold)
         return replace(words, colours=_colours(ask.colours, words)) if ask.colours else words
     except ValueError as error:
         raise Problem(422, str(error)) from error
+
+
+def _check_counts(ask: Ask, most: int) -> None:
+    """Before anything is made of the words, whose making takes longer than their reading.
+
+    Raises Problem for too many, ValueError for a label set that is not there.
+    """
+    text = isinstance(ask.labels, str)
+    labels = ask.labels.split(",") if isinstance(ask.labels, str) else ask.labels
+    _check_count(len(labels), most, "labels")
+    sets = [label.strip()[1:] for label in labels if text and label.strip().startswith("@")]
+    of_sets = [line for name in sets[:MOST_SETS] for line in read_labelset(name)]
+    _check_count(len(sets), MOST_SETS, "label sets")
+    _check_count(len(labels) - len(sets) + len(of_sets), most, "labels")
+    other = ask.other if isinstance(ask.other, list) else []
+    _check_count(len(other), most, "other words")
+    for words, what in (([*labels, *of_sets], "names"), (other, "other words")):
+        _check_count(sum(word.count("|") + 1 for word in words), NAMES * most, what)
+        _check_count(sum(map(len, words)), CHARACTERS * most + MAX_CHARACTERS, f"characters of {what}")
 
 
 def _check_count(got: int, most: int, what: str) -> None:

@@ -77,6 +77,7 @@ class Worker:
         self.busy = {"pictures": 0, "questions": 0}
         self._pace = 0.5  # seconds for a picture, lately
         self._decoders = ThreadPoolExecutor(HANDS, "sanseg-decode")
+        self._readers = ThreadPoolExecutor(1, "sanseg-read")
         self._writers = ThreadPoolExecutor(HANDS, "sanseg-write")
         self._thread = threading.Thread(target=self._run, name="sanseg-compute", daemon=True)
 
@@ -90,7 +91,7 @@ class Worker:
             self._changed.notify()
         if self.ready:
             self._thread.join()
-        for pool in (self._decoders, self._writers):
+        for pool in (self._decoders, self._readers, self._writers):
             pool.shutdown(cancel_futures=True)
 
     @property
@@ -180,9 +181,9 @@ class Worker:
                     queue.remove(waiting)
             raise
 
-    async def write(self, make: Callable[[], T]) -> T:
-        """What takes a while and is no work of the network's, beside the computing thread."""
-        return await self._in(self._writers, make)
+    async def read(self, make: Callable[[], T]) -> T:
+        """What a client's bytes become, if that may take a while: in a thread of its own, one at a time."""
+        return await self._in(self._readers, make)
 
     async def _in(self, pool: Executor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, work)

@@ -398,6 +398,8 @@ def test_the_limit_on_pixels_is_the_services_own(segmenter: Segmenter) -> None:
         ({"labels": "a, @voc"}, ("21 labels", "at most 5")),
         ({"labels": [" | ".join("abcdefghijklmnopqrstu")]}, ("21 names", "at most 20")),
         ({"labels": "a", "other": [f"thing {n}" for n in range(6)]}, ("6 other words",)),
+        ({"labels": ",".join(["@voc"] * 5)}, ("100 labels", "at most 5")),
+        ({"labels": ["x" * 200 + str(n) for n in range(5)]}, ("1005 characters", "576")),
         ({"labels": ["x" * 257]}, ("257 characters", "256")),
         ({"labels": "a", "other": [" | ".join(f"thing {n}" for n in range(21))]}, ("21 other words", "20")),
         ({"labels": "a", "threshold": 2}, ("threshold", "less than or equal to 1")),
@@ -424,6 +426,7 @@ def test_a_body_of_words_is_bounded(segmenter: Segmenter) -> None:
         id_ = asker.post("/v1/images", files=upload(picture())).json()["id"]
         path = f"/v1/images/{id_}/segment"
         assert_problem(asker.post(path, json={"labels": "x" * 100_000}), 413)
+        assert_problem(asker.post(path, json={"labels": "x" * 1_000}), 422, "1000 characters")
         assert_problem(raw_post(asker, path, b'{"labels": "a"', "application/json"), 422, "JSON")
         deep = b'{"labels": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"
         assert_problem(raw_post(asker, path, deep, "application/json"), 422)
