@@ -107,10 +107,7 @@ def in_the_meantime(served: Served, slow: list[Case]) -> list[tuple[Case, Outcom
         got = [hands.submit(converse, served.address, case) for case in slow]
         found = []
         for case, future in [*zip(slow, got, strict=True), *((idle, one) for one in silent)]:
-            try:
-                outcome = future.result()
-            except TimeoutError:
-                outcome = Outcome(-1, "", "nothing came", 90.0)
+            outcome = future.result()
             if case is not idle or not found or found[-1][0] is not idle:
                 found.append((case, outcome))
         over.set()
