@@ -32,6 +32,7 @@ FORM = {
         "image": {
             "type": "string",
             "format": "binary",
+            "example": "@photo.jpg",
             "description": "A picture's file: JPEG, PNG, WebP, ...",
         }
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from sanseg.segmenter import Segmenter
-from sanseg.serve import api, docs, health
+from sanseg.serve import api, docs, health, schema
 from sanseg.serve.guard import Guard
 from sanseg.serve.problems import Problem
 from sanseg.serve.service import Service
@@ -56,6 +58,7 @@ def create_app(segmenter: Segmenter | Callable[[], Segmenter], settings: Setting
     app.include_router(health.router)
     app.include_router(docs.router)
     app.add_api_route("/", page, methods=["GET"], include_in_schema=False)
+    app.openapi = cache(partial(schema.describe, app, bool(service.keys)))  # type: ignore[method-assign]
     if STATIC.is_dir():
         app.mount("/static", Revalidated(directory=STATIC))
     app.add_exception_handler(HTTPException, _problem)
@@ -98,9 +101,20 @@ async def _problem(request: Request, error: Exception) -> Response:
         404: "there is nothing at this path: GET /docs shows what there is",
         405: f"{request.method[:20]} is not taken here: GET /docs shows what is",
     }
-    return Problem(
-        error.status_code, details.get(error.status_code, str(error.detail)), error.headers
-    ).response()
+    headers = {**(error.headers or {})}
+    if error.status_code == 405:  # the framework names the methods of the first function at this path alone
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    detail = details.get(error.status_code, str(error.detail))
+    return Problem(error.status_code, detail, headers).response()
+
+
+def _methods(request: Request) -> set[str]:
+    return {
+        method
+        for path, operations in request.app.openapi()["paths"].items()
+        for method in map(str.upper, operations)
+        if compile_path(path)[0].match(request.scope["path"])
+    } or {"GET"}
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

@@ -30,7 +30,9 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get(
-    "/metrics", responses={200: {"content": {"text/plain": {"example": "# HELP ..."}}}, **problems(401)}
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"example": "# HELP ..."}}}, **problems(401)},
 )
 async def numbers(request: Request) -> Response:
     """Counts and times for Prometheus. With API keys, it needs one."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict
 
 from sanseg.serve import problems as problem_details
@@ -75,6 +77,24 @@ class Limits(BaseModel):
 class About(BaseModel):
     """keys: whether one is needed to ask."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "models": [{"id": "mini", "default": True, "device": "cpu", "dtype": "float32"}],
+                "label_sets": [{"name": "ade150", "labels": 150}],
+                "formats": [
+                    {
+                        "name": "index",
+                        "ending": ".index.png",
+                        "what": "the label map, with a palette and the names",
+                        "type": "image/png",
+                    }
+                ],
+                "limits": {"bytes": 33554432, "pixels": 50000000, "labels": 1000, "label_characters": 256},
+                "keys": False,
+            }
+        }
+    )
     models: list[Model]
     label_sets: list[LabelSetName]
     formats: list[FormatName]
@@ -88,6 +108,11 @@ class Label(BaseModel):
 
 
 class LabelSet(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"name": "camvid", "labels": [{"label": "sidewalk", "synonyms": ["pavement"]}]}
+        }
+    )
     name: str
     labels: list[Label]
 
@@ -109,6 +134,32 @@ EXAMPLES = {
     503: "32 pictures are waiting or at work, the most that may: ask again later",
     504: "there was no answer within 60 seconds: ask again, or send less",
 }
+
+
+def describe(app: FastAPI, keys: bool) -> dict[str, Any]:
+    """The OpenAPI of the service. keys: whether they are needed.
+
+    Without what the framework adds by itself: answers in a form of its own, which are never given here.
+    """
+    told = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+    )
+    schemas = told["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for operation in (one for path in told["paths"].values() for one in path.values()):
+        invalid = operation["responses"].get("422", {}).get("content", {})
+        if problem_details.TYPE not in invalid:
+            operation["responses"].pop("422", None)
+        if keys and "401" in operation["responses"]:
+            operation["security"] = [{"key": []}]
+    if keys:
+        told["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return told
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -29,6 +29,7 @@ def test_paths_and_methods_that_are_not_there(segmenter: Segmenter) -> None:
         response = asker.delete("/v1/models")
         assert_problem(response, 405, "DELETE")
         assert response.headers["allow"] == "GET"
+        assert asker.put("/v1/images/a").headers["allow"] == "DELETE, GET"
         assert_problem(asker.request("BREW", "/v1/images"), 405, "BREW")
 
 
