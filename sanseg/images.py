@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import secrets
 import struct
 import threading
@@ -30,6 +31,7 @@ from torch import Tensor
 from sanseg.model.config import SANConfig
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
+MAX_SCANS = 40  # of a JPEG: encoders make about ten, and each costs a walk over all pixels
 MAX_PIXELS = 100_000_000  # of files and bytes: more are refused before they are decoded (300 MB as RGB)
 
 # The formats whose decoders see untrusted bytes, with the suffixes that folders are searched for. Pillow has
@@ -123,9 +125,39 @@ def _read_encoded(
     with _open_encoded(file, name, most) as image:
         if image.width * image.height > most:
             raise ValueError(_too_large(f"{name} is {image.width}x{image.height} pixels", most))
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(file, name)
         with _decoding(name, most):
             image.load()
         return _from_pil(image)
+
+
+def _check_scans(file: io.BufferedReader | io.BytesIO, name: str) -> None:
+    """Raises ValueError for a JPEG that sends its decoder over the pixels again and again, which takes few bytes."""
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    # Few marks are few scans; many may lie in what comes with the picture.
+    if data.count(_SCAN) > MAX_SCANS and (scans := _count_scans(data)) > MAX_SCANS:
+        raise ValueError(
+            f"{name} is drawn in {scans} scans, at most {MAX_SCANS} are taken: save it again, as a JPEG that is not"
+            " progressive"
+        )
+
+
+_SCAN, _END, _ALONE = b"\xff\xda", b"\xff\xd9", b"\xff\x01"  # of JPEG's marks; the last has no length
+_MARK = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # else it is data, filling, or a restart
+
+
+def _count_scans(data: bytes) -> int:
+    at, scans = 2, 0
+    while (mark := _MARK.search(data, at)) is not None and mark[0] != _END:
+        scans += mark[0] == _SCAN
+        at = mark.end() + (
+            0 if mark[0] == _ALONE else int.from_bytes(data[mark.end() : mark.end() + 2], "big")
+        )
+    return scans
 
 
 def _open_encoded(file: io.BufferedReader | io.BytesIO, name: str, most: int) -> Image.Image:
@@ -147,7 +179,7 @@ def pixels_of(source: str | os.PathLike[str] | bytes) -> int:
 
 
 def _pixels(file: io.BufferedReader | io.BytesIO, name: str) -> int:
-    with _open_encoded(file, name, 2**62) as image:
+    with _open_encoded(file, name, 2**64) as image:
         return image.width * image.height
 
 

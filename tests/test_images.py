@@ -281,6 +281,17 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None
     assert images.MAX_PIXELS == 100_000_000
 
 
+def test_a_jpeg_of_endless_scans_is_refused_and_what_only_looks_like_one_is_read() -> None:
+    whole = encode(Image.new("L", (64, 48), 128), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    with pytest.raises(ValueError, match="in 1006 scans, at most 40 are taken: save it again"):
+        read_image(whole[:-2] + 1_000 * whole[last:-2] + b"\xff\xd9")
+    with_marks_behind = whole + 100 * b"\xff\xda"
+    with_marks_in_a_comment = whole[:2] + b"\xff\xfe\x00\xca" + 100 * b"\xff\xda" + whole[2:]
+    for data in (with_marks_behind, with_marks_in_a_comment):
+        assert (read_image(data) == read_image(whole)).all()
+
+
 def test_the_limit_itself_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(Image.new("RGB", (10, 10)))
     monkeypatch.setattr(images, "MAX_PIXELS", 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -126,6 +127,9 @@ def check_host(host: str, named: Iterable[str]) -> None:
 
 def check_origin(origin: str | None, host: str, named: Iterable[str]) -> None:
     """Raises Problem for a page of another server that was not named, which a browser says of itself."""
-    if origin is None or origin in named or urlsplit(origin).netloc == host:
+    if origin is None or origin in named:
         return
+    with suppress(ValueError):  # what is no address is another page
+        if urlsplit(origin).netloc == host:
+            return
     raise Problem(403, f"a page of {origin[:80]!r} may not ask here: start the service with --origin for it")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import webbrowser
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sanseg.serve.service import Service
 
+HEAD_SECONDS = 20.0  # that a line may bring no request
+UNREAD_LOOKS = 6  # times as long nothing of an answer may be taken; systems hand on some megabytes at once
 BACKLOG = 256  # connections that the system holds until they are taken
 
 
@@ -37,6 +41,40 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
+class Line(H11Protocol):
+    """Hangs up on who says nothing, sends the head of a request bit by bit without an end, or reads no answer.
+
+    Bodies have their own patience (`bodies.Bodies`), and so has the computing.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._seen: tuple[object, int] = (
+            None,
+            0,
+        )  # the latest request, and bytes of answers that nobody took
+        self._looks = 0  # that saw the same
+        self._look_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._looking.cancel()
+        super().connection_lost(exc)
+
+    def _look_later(self) -> None:
+        self._looking = self.loop.call_later(HEAD_SECONDS, self._look)
+
+    def _look(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        seen = (self.cycle, unread)
+        self._looks = self._looks + 1 if seen == self._seen else 0
+        self._seen = seen
+        idle = self.cycle is None or self.cycle.response_complete
+        if (unread and self._looks >= UNREAD_LOOKS) or (idle and not unread and self._looks):
+            self.transport.abort()
+        else:
+            self._look_later()
+
+
 class Server(uvicorn.Server):
     """Told to stop, it answers what it has, refuses what is new with 503, and ends; told again, it ends at once."""
 
@@ -44,7 +82,13 @@ class Server(uvicorn.Server):
         # No access log of uvicorn's: it tells paths. Nor what the server runs on.
         super().__init__(
             uvicorn.Config(
-                app, backlog=BACKLOG, access_log=False, log_config=None, server_header=False, lifespan="on"
+                app,
+                http=Line,
+                backlog=BACKLOG,
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                lifespan="on",
             )
         )
         self._service: Service = app.state.service
