@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.serve.browser.conftest import OpenTab
@@ -91,8 +93,9 @@ def test_nothing_is_wider_than_the_screen(served: Server, open_tab: OpenTab, opt
 
 def test_the_field_and_the_photo_are_on_a_phone_at_once(served: Server, open_tab: OpenTab) -> None:
     tab = open_tab(served.url, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
-    work(tab)
-    tab.page.evaluate("() => scrollTo(0, 0)")
+    tall = io.BytesIO()
+    Image.new("RGB", (60, 120)).save(tall, format="PNG")
+    tab.open_photo({"name": "tall.png", "mimeType": "image/png", "buffer": tall.getvalue()})
     for name in ("#frame", "#word"):
         box = tab.page.locator(name).bounding_box()
         assert box is not None

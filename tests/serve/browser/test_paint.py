@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from sanseg import Segmentation
+from sanseg.data.labelsets import read_labelset
 from sanseg.formats import FORMATS
 from sanseg.serve.answers import to_view
 from sanseg.vocabulary import Vocabulary
@@ -124,6 +125,15 @@ def test_a_label_set(tab: Driver, mini: Library) -> None:
     assert 0 < shown < 25
     tab.page.click("#everything")
     assert tab.page.locator("#chips .chip:visible").count() == 59
+
+
+def test_a_label_set_keeps_its_synonyms(tab: Driver) -> None:
+    tab.open_photo("cat.jpg")
+    tab.page.focus("#word")
+    tab.page.keyboard.insert_text("@camvid")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#chips .chip:nth-child(11)", state="attached")
+    assert tuple(tab.chips) == read_labelset("camvid")
 
 
 def test_a_turned_photo(tab: Driver, mini: Library, tmp_path: Path) -> None:
