@@ -55,7 +55,7 @@ schema = schemathesis.openapi.from_dict(create_app(not_loaded, Settings(labels=5
 
 
 @schema.parametrize()
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 def test_the_service_keeps_its_promises(case: Case, address: str) -> None:
     if case.method == "POST" and "id" in (case.path_parameters or {}):
         case.path_parameters["id"] = kept

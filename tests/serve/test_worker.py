@@ -14,7 +14,10 @@ from httpx2 import AsyncClient, Response
 from sanseg.images import read_image
 from sanseg.model.san import SAN
 from sanseg.segmenter import Segmenter
+from sanseg.serve.metrics import Metrics
 from sanseg.serve.service import Service
+from sanseg.serve.settings import Settings
+from sanseg.serve.worker import Worker, _Question, _Waiting
 from tests.serve.asking import WORDS, assert_problem, clients, eventually, held, picture, upload
 
 SCORES = {**WORDS, "format": "confidence"}
@@ -179,6 +182,15 @@ def test_words_do_not_starve_pictures(tiny_san: SAN) -> None:
             assert response.status_code == 201
 
     asyncio.run(ask())
+
+
+def test_a_picture_gets_its_turn_after_eight_questions(tiny_san: SAN) -> None:
+    worker = Worker(lambda: Segmenter(tiny_san), Settings(batch=1), Metrics())
+    image = Segmenter(tiny_san).read(picture())
+    worker._pictures += [_Waiting(image, 0.0), _Waiting(image, 0.0)]
+    worker._questions += [_Question(lambda _: pytest.fail("it is not asked")) for _ in range(20)]
+    turns = ["q" if isinstance(worker._next(), _Question) else "p" for _ in range(22)]
+    assert "".join(turns) == "qqqqqqqqpqqqqqqqqpqqqq"
 
 
 def test_questions_have_a_bound_of_their_own(tiny_san: SAN) -> None:
