@@ -82,8 +82,15 @@ async def _soak(served: Served, seconds: float) -> tuple[list[float], list[float
             await asyncio.sleep(EACH)
 
     async def usual(number: int) -> None:
-        async with httpx2.AsyncClient(base_url=served.url, timeout=120) as client:
-            await _usual(client, random.Random(number), over, counted)
+        drawn = random.Random(number)
+        while not over.is_set():
+            async with httpx2.AsyncClient(base_url=served.url, timeout=120) as client:
+                try:
+                    await _usual(client, drawn, over, counted)
+                except (
+                    httpx2.TransportError
+                ):  # as where a line that was idle is closed while it is used again
+                    counted["line lost"] += 1
 
     looking = asyncio.create_task(look())
     hostile = asyncio.create_task(asyncio.to_thread(_hostile, served, over, counted))

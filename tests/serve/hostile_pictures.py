@@ -34,16 +34,13 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return data.getvalue()
 
 
-def files(*, heavy: bool) -> Iterator[File]:
-    """heavy: also those that cost seconds."""
+def files() -> Iterator[File]:
     yield from truncated()
     yield from bombs()
     yield from other_types()
     yield from polyglots()
     yield from metadata()
     yield from seldom()
-    if heavy:
-        yield from costly()
 
 
 def truncated() -> Iterator[File]:
@@ -303,6 +300,7 @@ def _turned(by: int) -> Image.Exif:
 
 
 def costly() -> Iterator[File]:
+    """Within the limits, and each costs seconds."""
     yield "PNG of 7,000x7,000 in black, 6 kB", png(7_000, 7_000, _black(7_000, 7_000), bits=1), "answered"
     yield "JPEG of 4,000x3,000 with 3,000 scans", scans(4_000, 3_000, 3_000), "refused"
     gif = bytearray(encoded(photo(mode="P"), "GIF"))
