@@ -165,6 +165,16 @@ def test_formats_are_chosen(run: Run) -> None:
     assert told.startswith("sanseg: there is no format called 'gif': choose from overlay, index, masks, ")
 
 
+def test_polygons_may_stray(run: Run) -> None:
+    segment(run, "--format", "geojson,json", "--simplify", "2.5")
+    assert json.loads(Path("out/one.geojson").read_text())["simplify"] == 2.5
+    for pixels, reason in (("-1", "polygons cannot stray by -1.0 pixels"), ("nan", "stray by nan pixels")):
+        told = segment(run, "--format", "geojson", "--simplify", pixels, code=shell.BAD_USE).stderr
+        assert reason in told
+    told = segment(run, "--simplify", "2", code=shell.BAD_USE).stderr
+    assert "--simplify is for polygons: add one of coco-polygons, yolo, labelme, geojson to --format" in told
+
+
 @pytest.mark.parametrize("photo", ["photos", "photos/one.png"])
 def test_a_missing_extra_is_told_once_and_nothing_is_done(
     run: Run, monkeypatch: pytest.MonkeyPatch, photo: str

@@ -118,6 +118,9 @@ def test_interrupted_it_says_how_to_go_on(
 def test_no_option_is_left_unread(run: Run, tiff: Path) -> None:
     told = segment(run, "--window", "0", photos=("big.tif",), code=shell.BAD_USE).stderr
     assert "windows of 0 pixels: wanted at least 32" in told
+    options = ("--window", "64", "--format", "geojson", "--simplify", "1")
+    told = segment(run, *options, photos=("big.tif",), code=shell.BAD_USE).stderr
+    assert "polygons of pictures that go by windows are exact: leave --simplify out" in told
 
 
 def test_a_folder_takes_the_options_too(run: Run, tiff: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +133,11 @@ def test_a_folder_takes_the_options_too(run: Run, tiff: Path, monkeypatch: pytes
     segment(run, "--format", "index", "--overwrite", "--window", "64", photos=("photos",))
     numbers = json.loads(Path("out/big.json").read_text())
     assert numbers["windows"]["size"] == 64
-    assert {"big.index.tif", "one.index.tif"} <= files(), "an option of windows sends all that way, as ever"
+    assert {"big.index.tif", "one.index.png"} <= files(), "photos stay photos"
+    monkeypatch.setattr(images, "MAX_PIXELS", 10**8)
+    segment(run, "--format", "index", "--overwrite", "--bands", "3,2,1", photos=("photos",))
+    assert json.loads(Path("out/big.json").read_text())["windows"]["bands"] == [3, 2, 1]
+    assert {"big.index.tif", "one.index.png"} <= files(), "only rasters have bands to choose from"
 
 
 def test_without_rasterio_nothing_is_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

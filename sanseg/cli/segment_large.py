@@ -112,7 +112,15 @@ class Large:
 
         if self.asked:
             geo.rasterio()
-        return ByWindows(self.takes, self._how(), told_all)
+        return ByWindows(self._takes_of_a_folder, self._how(), told_all)
+
+    def _takes_of_a_folder(self, path: Path) -> bool:
+        """Most of a folder may be photos: only what is too large goes by windows, and what bands are asked of."""
+        from sanseg import geo
+        from sanseg.large.run import goes_by_windows
+
+        rasters = bool(self.bands or self.stretch) and geo.readable_by_windows(path)
+        return rasters or goes_by_windows(path, self.max_pixels)
 
     def _how(self) -> Options:
         from sanseg import geo
@@ -130,7 +138,7 @@ class Large:
         return options
 
     def takes(self, path: Path) -> bool:
-        """Whether a picture goes by windows; not where it cannot be read, which the plain road tells."""
+        """Whether a picture by itself goes by windows; not where it cannot be read, which the plain road tells."""
         if self.asked:
             return True
         from sanseg.large.run import goes_by_windows

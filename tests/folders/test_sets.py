@@ -143,3 +143,19 @@ def test_words_of_polygons_that_stray_stand_in_all_that_has_them(
     assert json.loads((out / "manifest.jsonl").read_text().splitlines()[0])["simplify"] == 2
     with pytest.raises(ValueError, match=r"polygons that stray, in pixels, by 2.0, asked are 0.0"):
         segmented(photos, out, segmenter, WORDS, formats=formats)
+
+
+def test_supervision_reads_the_yolo_set(photos: Path, tmp_path: Path, segmenter: Segmenter) -> None:
+    supervision = pytest.importorskip("supervision")
+    (photos / "deep/b.png").rename(photos / "b.png")  # it looks into no folders below
+    out = tmp_path / "out"
+    segmented(photos, out, segmenter, formats=("yolo",))
+    (out / "yolo_set/images").symlink_to(photos)
+    places = (out / "yolo_set" / name for name in ("images", "labels", "data.yaml"))
+    read = supervision.DetectionDataset.from_yolo(*map(str, places), force_masks=True)
+    assert read.classes == ["sky", "tree", "cat"]
+    found = {Path(path).name: detections for path, _, detections in read}
+    assert found.keys() == {"a.jpg", "b.png"}
+    for name, detections in found.items():
+        lines = (out / name).with_suffix(".txt").read_text().splitlines()
+        assert detections.class_id.tolist() == [int(one.split()[0]) for one in lines]
