@@ -230,7 +230,9 @@ def test_odd_names_of_files_break_no_headers(asker: TestClient, name: str) -> No
     assert "x-evil" not in response.headers
 
 
-@pytest.mark.parametrize("id_", ["%00", "%2e%2e", "%2e%2e%2f", "a" * 5_000, "é", "%ff", "'", "{id}", "0" * 32])
+@pytest.mark.parametrize(
+    "id_", ["%00", "%2e%2e", "%2e%2e%2f", "a" * 5_000, "é", "%ff", "'", "{id}", "0" * 32]
+)
 def test_odd_ids_are_unknown(asker: TestClient, id_: str) -> None:
     for response in (
         asker.get(f"/v1/images/{id_}"),
