@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -104,18 +105,30 @@ def test_shaken_rows_stay_near_and_of_unit_length(mini: ModuleType) -> None:
         assert cosine.max() < 1
 
 
-def test_the_last_third_of_the_steps_sees_larger_pictures_at_the_same_cost(
+def test_later_stages_see_larger_pictures_at_the_same_cost(
     mini: ModuleType, farms: SegmentationSet, tmp_path: Path
 ) -> None:
     Image.new("RGB", (20, 10)).save(tmp_path / "barn.png")
     photo = mini.photos.Photo(tmp_path / "barn.png", mini.photos.CALTECH, "barn")
-    small, large = mini.san.STAGES
-    assert large.begins == 2_000
-    drawn = mini.san.batches([farms] * len(mini.san.SETS), [photo], ["barn"], large.begins - 1)
-    for stage in (small, large):
-        masked, photos, named = next(drawn)
-        assert masked.images.shape == (stage.pictures, 3, stage.crop, stage.crop)
-        assert photos.images.shape == (stage.photos, 3, stage.crop, stage.crop)
-        assert named.tolist() == [0] * stage.photos
-    pixels = [(stage.pictures + stage.photos) * stage.crop**2 for stage in (small, large)]
-    assert pixels[0] == pytest.approx(pixels[1], rel=0.15)
+    stages = mini.san.STAGES
+    assert [stage.begins for stage in stages] == [0, 2_000, 3_000]
+    for before, after in pairwise(stages):
+        drawn = mini.san.batches([farms] * len(mini.san.SETS), [photo], ["barn"], after.begins - 1)
+        for stage in (before, after):
+            masked, photos, named = next(drawn)
+            assert masked.images.shape == (stage.pictures, 3, stage.crop, stage.crop)
+            assert photos.images.shape == (stage.photos, 3, stage.crop, stage.crop)
+            assert named.tolist() == [0] * stage.photos
+        pixels = [(stage.pictures + stage.photos) * stage.crop**2 for stage in (before, after)]
+        assert pixels[0] == pytest.approx(pixels[1], rel=0.15)
+
+
+def test_each_leg_anneals_and_a_second_begins_lower(mini: ModuleType) -> None:
+    (first, _), (second, share) = mini.san.LEGS
+    rates = [mini.san.rate(step) for step in range(first + second + 1)]
+    assert rates[0] == 1 / mini.san.WARM_UP
+    assert rates[first] == share
+    assert rates[-1] == 0
+    for begins, ends in ((mini.san.WARM_UP, first), (first, first + second)):
+        assert all(before > after for before, after in pairwise(rates[begins:ends]))
+        assert rates[ends - 1] < 0.01

@@ -507,7 +507,7 @@ def _heads(kept: str) -> Iterator[Case]:
         ),
         "HTTP/0.9": (b"GET /\r\n\r\n", REFUSED),
         "HTTP/2, known beforehand": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", REFUSED),
-        "HTTP/9.9": (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", REFUSED),
+        "HTTP/9.9": (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", EITHER),
         "TLS": (bytes.fromhex("16030100c8010000c40303") + bytes(200) + b"\r\n\r\n", REFUSED),
         "SSH": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", REFUSED),
         "noise": (bytes(range(256)) * 4 + b"\r\n\r\n", REFUSED),
