@@ -201,7 +201,7 @@ _PILLOWS_LIMIT = threading.Lock()
 
 
 class _Quiet:
-    """Ignores Pillow's warnings while any thread decodes.
+    """Ignores Pillow's warnings, and rasterio's of arrays that lie nowhere, while any thread is inside.
 
     `warnings.catch_warnings` belongs to the process: each thread entering and leaving its own would undo its
     neighbours', and one lock around it all would decode one picture at a time.
@@ -217,6 +217,7 @@ class _Quiet:
                 self._caught = warnings.catch_warnings()
                 self._caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.filterwarnings("ignore", "Dataset has no geotransform|The given matrix is equal to")
             self._inside += 1
 
     def __exit__(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sanseg.draw import LabelMap
 from sanseg.extras import need
+from sanseg.images import QUIET
 
 if TYPE_CHECKING:
     import shapely
@@ -67,10 +68,11 @@ class Segment:
         shapely = need("shapely", "formats", "the outline of a segment")
         left, top, *_ = self.box
         crop = self.crop
-        traced = features.shapes(
-            crop.astype(np.uint8), mask=crop, connectivity=4, transform=_affine(left, top)
-        )
-        (outline,) = (shapely.geometry.shape(geometry) for geometry, _ in traced)
+        with QUIET:  # rasterio silences its warnings by itself, in a way that threads spoil for each other
+            traced = features.shapes(
+                crop.astype(np.uint8), mask=crop, connectivity=4, transform=_affine(left, top)
+            )
+            (outline,) = (shapely.geometry.shape(geometry) for geometry, _ in traced)
         return outline.simplify(simplify) if simplify else outline
 
     def rings(self, simplify: float = 0.0) -> list[Ring]:
