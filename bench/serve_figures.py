@@ -37,6 +37,7 @@ def load_figure(sweep: Mapping[str, Sequence[Mapping[str, Any]]], title: str) ->
                     label=label,
                 )
             latency.set(xlabel="clients", ylabel="seconds", yscale="log")
+            latency.yaxis.set_major_formatter("{x:g}")  # powers would be set as mathematics, which is off
             latency.set_xticks(places, [str(one) for one in clients])
             latency.legend(frameon=False)
         figure.suptitle(title, fontsize=10)
