@@ -323,8 +323,10 @@ class Segmenter:
         return Classifier.build(rows_RE, nothing, logit_scale, row_label, self._bonus(words, row_label))
 
     def _bonus(self, words: Vocabulary, row_label: Sequence[int]) -> list[float]:
-        """`SANConfig.novelty` for the rows of labels none of whose names the masks were trained with."""
-        known, novelty = {name.casefold() for name in self.san.labels}, self.san.config.novelty
+        """`SANConfig.novelty` for the rows of labels none of whose names the masks were trained with, if these are
+        known."""
+        known = {name.casefold() for name in self.san.labels}
+        novelty = self.san.config.novelty if known else 0.0
         new = [known.isdisjoint(name.casefold() for name in names) for names in words.names]
         return [novelty if label >= 0 and new[label] else 0.0 for label in row_label]
 

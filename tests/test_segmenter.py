@@ -157,7 +157,9 @@ def test_synonyms_may_be_rows_of_their_own(segmenter: Segmenter) -> None:
 
 def test_labels_that_training_did_not_know_score_more(tiny_san: SAN) -> None:
     plain = Segmenter(tiny_san).classifier(Vocabulary.of(WORDS))
-    tiny_san.config, tiny_san.labels = replace(tiny_san.config, novelty=2.0), ("SKY", "woods")
+    tiny_san.config = replace(tiny_san.config, novelty=2.0)
+    assert Segmenter(tiny_san).classifier(Vocabulary.of(WORDS)).bonus == (), "it is not known what is new"
+    tiny_san.labels = ("SKY", "woods")
     words = replace(Vocabulary.of(WORDS + " | dog"), other=("grass",), synonyms="best")
     more = Segmenter(tiny_san).classifier(Vocabulary.of(WORDS))
     assert Segmenter(tiny_san).classifier(words).bonus == (0, 0, 0, 2, 2, 0, 0), "rivals and nothing get none"

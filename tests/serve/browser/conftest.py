@@ -11,7 +11,7 @@ import pytest
 
 import sanseg
 from sanseg.segmenter import Encoded
-from tests.serve.browser.server import Server
+from tests.serve.browser.server import Server, running
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install '.[test]'"
@@ -41,13 +41,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The model in the box, as `sanseg serve` serves it. Not to be stopped."""
-    server = Server(tmp_path_factory.mktemp("served") / "log", "--max-megabytes", "8")
-    server.start()
-    try:
-        server.wait()
+    with running(Server(tmp_path_factory.mktemp("served") / "log", "--max-megabytes", "8")) as server:
         yield server
-    finally:
-        server.kill()
 
 
 class Library:

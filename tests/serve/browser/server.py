@@ -9,6 +9,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE = 60  # seconds, for a process to load the model
@@ -55,3 +57,14 @@ class Server:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """From when it takes work; killed at the end."""
+    server.start()
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.kill()

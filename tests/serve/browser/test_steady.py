@@ -11,7 +11,7 @@ from playwright.sync_api import Route, expect
 
 from tests.serve.browser.conftest import Library, OpenTab
 from tests.serve.browser.driver import EXAMPLES, Driver
-from tests.serve.browser.server import Server
+from tests.serve.browser.server import Server, running
 from tests.serve.browser.test_paint import is_painted
 
 MEGABYTE = 1 << 20
@@ -24,13 +24,8 @@ def mortal(tmp_path: Path) -> Iterator[Server]:
     keys = tmp_path / "keys"
     keys.write_text(f"{KEY}\n")
     keys.chmod(0o600)
-    server = Server(tmp_path / "log", "--keys", str(keys))
-    server.start()
-    try:
-        server.wait()
+    with running(Server(tmp_path / "log", "--keys", str(keys))) as server:
         yield server
-    finally:
-        server.kill()
 
 
 def test_key_then_killed_and_started_again(mortal: Server, open_tab: OpenTab, mini: Library) -> None:
