@@ -2,6 +2,7 @@
 
     python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini
     python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini --withheld
+    python recipes/mini/san.py --data DATA --begin MINI.safetensors --run runs/mini  # the second leg only
 
 It takes words as step 1's text tower embeds them, and writes `mini.safetensors` (`withheld.safetensors`, of a
 training without the names of withheld.py), in float16. The stem, EfficientNet-Lite2, is frozen, and so is its own
@@ -46,17 +47,17 @@ from sanseg.model.clip import Shallow
 from sanseg.model.config import SAN_MINI
 from sanseg.model.san import SAN
 from sanseg.model.text import Classifier, TextEncoder
-from sanseg.model.weights import save_san
+from sanseg.model.weights import load_san, save_san
 
 # How often a picture is drawn of each set: at first, and in the second leg, more of those that are hard.
 SETS = {
-    "coco_panoptic": (450, 700),
-    "coco_things": (330, 330),
-    "voc": (620, 500),
-    "clothing": (550, 750),
+    "coco_panoptic": (450, 900),
+    "coco_things": (330, 300),
+    "voc": (620, 450),
+    "clothing": (550, 900),
     "facade": (330, 400),
     "msrc": (330, 250),
-    "camvid": (230, 500),
+    "camvid": (230, 800),
 }
 LOSS = LossConfig(points=1_024, count_unknown=False, answer_weight=4.0, answer_points=1_024)
 OTHERS = {"region": 1.0, "early": 0.5, "photo": 0.5}  # weights of the losses that are not SAN's
@@ -79,7 +80,7 @@ class Stage:
 
 # Small pictures teach names soon, larger ones where borders and thin things are, at the same cost a step.
 STAGES = (Stage(0, 320, 256, 16, 4), Stage(2_000, 448, 384, 8, 2), Stage(3_000, 448, 448, 6, 2, leg=1))
-LEGS = ((3_000, 1.0), (1_000, 0.5))  # steps, and the share of LEARNING_RATE that falls to nothing over them
+LEGS = ((3_000, 1.0), (1_200, 0.5))  # steps, and the share of LEARNING_RATE that falls to nothing over them
 # How strongly a ground-truth bias turns [SLS] tokens away from the rest of the picture: drawn between these.
 HARDNESS = (3.0, 12.0)
 SHAKEN = 0.3  # length of the noise that a label's unit embedding gets, in half of the steps
@@ -93,30 +94,16 @@ AVERAGE = 0.995  # how much of the average of weights a step keeps
 class Learner(nn.Module):
     """The SAN, with a throw-away head on the patches where its side adapter last reads."""
 
-    def __init__(self, lite2: Path, text: Path, classes: Sequence[str]) -> None:
+    def __init__(self, san: SAN) -> None:
         super().__init__()
-        self.san = SAN(SAN_MINI)
-        self.san.clip.text.load_state_dict(torch.load(text, weights_only=True)["tower"])
-        self.words = TextEncoder(self.san.clip.text.eval())
-        vision = SAN_MINI.clip.vision
-        self.early = nn.Linear(vision.width, SAN_MINI.clip.embed)
-        tower = self.san.clip.visual
-        tower.stem = load_stem(lite2, vision.stem, vision.width)
-        load_guess(lite2, tower.guess)
-        nn.init.normal_(tower.class_token, std=0.02)
-        with torch.no_grad():
-            tower.guess.names.copy_(self.embed(classes))
-            self.san.clip.logit_scale.fill_(np.log(15.0))
-            self.san.side_adapter.query.mul_(0.1)
-            self.san.side_adapter.query_position.mul_(0.1)
+        self.san = san
+        self.words = TextEncoder(san.clip.text.eval())
+        self.early = nn.Linear(SAN_MINI.clip.vision.width, SAN_MINI.clip.embed)
+        tower = san.clip.visual
+        nn.init.ones_(tower.guess.gain)
         self.requires_grad_(True)
         for frozen in (tower.stem.first, tower.stem.stages, tower.guess, self.san.clip.text):
             frozen.requires_grad_(False)
-
-    @torch.no_grad()
-    def embed(self, names: Sequence[str]) -> Tensor:
-        """Classifier rows (len(names), E)."""
-        return self.words(names, SAN_MINI.templates)
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -181,6 +168,22 @@ class Learner(nn.Module):
             "early": OTHERS["early"] * torch.cat(shown).mean(),
             "photo": OTHERS["photo"] * F.cross_entropy(scale * whole.float() @ names.T, named),
         }
+
+
+def fresh(lite2: Path, text: Path, classes: Sequence[str]) -> SAN:
+    """A SAN before its first step. classes: what the stem's classifier tells apart."""
+    san, vision = SAN(SAN_MINI), SAN_MINI.clip.vision
+    san.clip.text.load_state_dict(torch.load(text, weights_only=True)["tower"])
+    tower = san.clip.visual
+    tower.stem = load_stem(lite2, vision.stem, vision.width)
+    load_guess(lite2, tower.guess)
+    nn.init.normal_(tower.class_token, std=0.02)
+    with torch.no_grad():
+        tower.guess.names.copy_(TextEncoder(san.clip.text.eval())(classes, SAN_MINI.templates))
+        san.clip.logit_scale.fill_(np.log(15.0))
+        san.side_adapter.query.mul_(0.1)
+        san.side_adapter.query_position.mul_(0.1)
+    return san
 
 
 def of_whole(san: SAN, shallow: Shallow, start: int) -> Tensor:
@@ -289,9 +292,9 @@ def optimizer_of(learner: Learner) -> torch.optim.AdamW:
     )
 
 
-def rate(step: int) -> float:
-    """Of LEARNING_RATE: a warm-up at the start, and polynomial decay over each leg."""
-    warm = (step + 1) / WARM_UP
+def rate(step: int, begun: int = 0) -> float:
+    """Of LEARNING_RATE: a warm-up from step `begun` on, and polynomial decay over each leg."""
+    warm = (step - begun + 1) / WARM_UP
     for steps, share in LEGS:
         if step < steps:
             return min(warm, share * (1 - step / steps) ** 0.9)
@@ -333,8 +336,15 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("--data", "--lite2", "--run"):
+    for name in ("--data", "--run"):
         parser.add_argument(name, type=Path, required=True)
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument(
+        "--lite2", type=Path, help="the stem's weights: from the first step on, with step 1's words"
+    )
+    start.add_argument(
+        "--begin", type=Path, help="a SAN after its first leg: the second one only, with its words"
+    )
     parser.add_argument("--withheld", action="store_true", help="train without the names of withheld.py")
     parser.add_argument("--steps", type=int, default=sum(steps for steps, _ in LEGS))
     return parser.parse_args()
@@ -352,19 +362,23 @@ def main() -> None:
         sets, photos = [without(one) for one in sets], [one for one in photos if photo_kept(one.name)]
     called = list(dict.fromkeys(one.name for one in photos))
     labels = tuple(dict.fromkeys(name for one in sets for names in one.vocabulary.names for name in names))
-    learner = Learner(options.lite2, options.run / "text.pt", classes)
+    if options.begin:
+        learner, begun = Learner(load_san(options.begin)), LEGS[0][0]
+    else:
+        learner, begun = Learner(fresh(options.lite2, options.run / "text.pt", classes)), 0
     with torch.no_grad():
         classifiers = [learner.words.rows(one.vocabulary.names, SAN_MINI.templates) for one in sets]
-    names = learner.embed(called)
+        names = learner.words(called, SAN_MINI.templates)
     optimizer = optimizer_of(learner)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: rate(begun + done, begun))
     average = {key: value.detach().clone() for key, value in learner.state_dict().items()}
-    step, checkpoint = 0, options.run / f"{name}.pt"
+    step, checkpoint = begun, options.run / f"{name}.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         for key, part in (("learner", learner), ("optimizer", optimizer), ("schedule", schedule)):
             part.load_state_dict(state[key])
         step, average = state["step"], state["average"]
+    options.run.mkdir(parents=True, exist_ok=True)
     log = Log(options.run / f"{name}.jsonl")
     for batch, some_photos, which in batches(sets, photos, called, step):
         if step >= options.steps:
