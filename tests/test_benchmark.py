@@ -343,8 +343,9 @@ def times(*ms: float) -> Times:
 
 def test_figures_follow_from_the_rounds() -> None:
     stage = Stage(times(4, 6, 5), times(2, 3, 2), gflop=1.5, products=3)
+    assert times(8, 60, 9).over(times(2, 20, 3)) == 3  # of each round: the second was slow for both
     empty = Stage(times(1, 1, 1), times(0, 0, 0), gflop=0, products=0)
-    assert stage.ratio == 2.5
+    assert stage.ratio == 2
     assert empty.ratio is None
     slow = Measured(
         {"prepare": empty, "side adapter": stage},

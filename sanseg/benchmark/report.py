@@ -24,6 +24,12 @@ class Times:
     def quantile(self, percent: float) -> float:
         return float(np.percentile(self.ms, percent))
 
+    def over(self, other: Times) -> float:
+        """How many times `other` this is: the median of the quotients of each round, whose halves lie a moment apart,
+        so that a machine's slow minutes are in both.
+        """
+        return float(np.median(np.divide(self.ms, other.ms)))
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "median": self.median,
@@ -44,8 +50,8 @@ class Stage:
 
     @property
     def ratio(self) -> float | None:
-        """Of medians; None for a stage without products."""
-        return self.time.median / self.bound.median if self.products else None
+        """None for a stage without products."""
+        return self.time.over(self.bound) if self.products else None
 
 
 @dataclass(frozen=True)
@@ -76,18 +82,17 @@ class Measured:
         return sum(stage.gflop for stage in self.stages.values())
 
     def to_dict(self) -> dict[str, Any]:
-        whole = self.whole.median
         staged = sum(stage.time.median for stage in self.stages.values())
         return {
             "gflop": self.gflop,
             "whole_ms": self.whole.to_dict(),
             "bound_ms": self.bound.to_dict(),
-            "whole_to_bound": whole / self.bound.median,
+            "whole_to_bound": self.whole.over(self.bound),
             "plain_ms": self.plain.to_dict() if self.plain else None,
-            "plain_to_whole": self.plain.median / whole if self.plain else None,
+            "plain_to_whole": self.plain.over(self.whole) if self.plain else None,
             "plain_agreement": self.agreement,
             "vocabulary_ms": self.vocabulary.to_dict(),
-            "vocabulary_to_whole": self.vocabulary.median / whole,
+            "vocabulary_to_whole": self.vocabulary.over(self.whole),
             "text_first_ms": self.text_first,
             "text_cached_ms": self.text_cached,
             "memory_bytes": self.memory,
@@ -127,7 +132,7 @@ class Report:
         """How many times as fast a dtype is as float32; None where that was not measured."""
         if "float32" not in self.dtypes:
             return None
-        return self.dtypes["float32"].whole.median / self.dtypes[dtype].whole.median
+        return self.dtypes["float32"].whole.over(self.dtypes[dtype].whole)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. Every `..._ms` that was measured each round is {median, p10, p90, rounds}."""

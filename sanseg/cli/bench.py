@@ -73,8 +73,8 @@ def bench(
 
     A photo in memory goes to its label map, stage by stage. Beside each stage stands the time that its matrix products
     take by themselves (the bound), measured in the same rounds. Times are medians, with the 10th and the 90th
-    percentile. Threads are torch's; set OMP_NUM_THREADS to change them. --claims asks another question: how long do
-    the methods that SAN is compared with take, on the same CLIP and masks?
+    percentile; ratios are medians of the rounds' own. Threads are torch's; set OMP_NUM_THREADS to change them.
+    --claims asks another question: how long do the methods that SAN is compared with take, on the same CLIP and masks?
     """
     with mistakes_in_one_line():
         check_room(json, ".json")
@@ -162,7 +162,7 @@ def stages(dtype: str, measured: Measured) -> Table:
         else:
             bound = f"{stage.bound.median:.1f}"
             table.add_row(name, *spread(stage.time), share, f"{stage.gflop:.1f}", bound, f"{stage.ratio:.2f}")
-    ratio = measured.whole.median / measured.bound.median
+    ratio = measured.whole.over(measured.bound)
     bound = f"{measured.bound.median:.1f}"
     table.add_section()
     table.add_row("whole", *spread(measured.whole), "", f"{measured.gflop:.1f}", bound, f"{ratio:.2f}")
@@ -174,11 +174,11 @@ def spread(times: Times) -> tuple[str, str]:
 
 
 def lines(report: Report, dtype: str, measured: Measured) -> Iterator[str]:
-    whole = measured.whole.median
+    whole = measured.whole
     median, between = spread(measured.vocabulary)
     yield (
         f"a new vocabulary on the encoded picture: {median} ms ({between}),"
-        f" {100 * measured.vocabulary.median / whole:.1f} % of the whole"
+        f" {100 * measured.vocabulary.over(whole):.1f} % of the whole"
     )
     yield (
         f"its words for the first time: {measured.text_first:.0f} ms; from the cache's file:"
@@ -187,7 +187,7 @@ def lines(report: Report, dtype: str, measured: Measured) -> Iterator[str]:
     if measured.plain is not None and measured.agreement is not None:
         median, between = spread(measured.plain)
         yield (
-            f"by the plain formulas: {median} ms ({between}), {measured.plain.median / whole:.2f} times the whole;"
+            f"by the plain formulas: {median} ms ({between}), {measured.plain.over(whole):.2f} times the whole;"
             f" {100 * measured.agreement:.2f} % of the pixels agree"
         )
     yield f"memory beside the model: {megabytes(measured.memory)}" + (
