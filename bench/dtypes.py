@@ -3,9 +3,9 @@
     python bench/dtypes.py --data DATA/voc DATA/msrc                     # `mini`, bfloat16, their val pictures
     python bench/dtypes.py --data DATA/voc --limit 20 --dtype float16 --device cuda
 
-For each set: mIoU over the classes present in both types; the share of all pixels that keep their label; and that of the clear pixels,
-where float32's best label leads its second best by more than 1 % of its score. A picture is asked its set's own
-labels, without distractors.
+For each set: mIoU over the classes present in both types; the share of all pixels that keep their label; and that of
+the clear pixels, where float32's best label leads its second best by more than 1 % of its score. A picture is asked
+its set's own labels, without distractors.
 """
 
 from __future__ import annotations
