@@ -22,6 +22,7 @@ from sanseg.cli import serve as serve_command
 from sanseg.segmenter import Segmenter
 from sanseg.serve import server
 from sanseg.serve.app import create_app
+from sanseg.serve.settings import Settings
 from tests.serve.asking import WORDS, assert_problem, picture, until, upload
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +224,13 @@ def test_each_option_is_a_setting(
     name, value = OPTIONS[options]
     assert getattr(application.state.service.settings, name) == value
     assert open_address is None
+
+
+def test_without_options_it_is_as_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = []
+    monkeypatch.setattr(server, "run", lambda app, bound, open_address: served.append(app) or bound.close())
+    assert CliRunner().invoke(app, ["serve", "--port", "0"]).exit_code == 0
+    assert served[0].state.service.settings == Settings(hosts=("127.0.0.1",))
 
 
 def test_keys_and_the_browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
