@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import random
-import shutil
-import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,56 +16,67 @@ from rich.table import Table
 from serve_load import photo
 from serve_process import Served, serving
 
+from tests.serve.torn import WORDS as TORN
+from tests.serve.torn import look_into
+
 WORDS = "cup, spoon, table, saucer"
 
 
 def run(console: Console, model: str, rounds: int) -> dict[str, Any]:
-    found, expected = [], None
+    """At moments by chance, and as many times halfway through a write of words."""
+    found = []
     table = Table(
-        "kill -9 after",
+        "kill -9",
         "answers until then",
         "within a write",
-        "rows in the cache",
+        "the file without its journal",
+        "words in the cache",
         "its check",
         "temporary files",
-        "the service before it",
+        "the service after it",
     )
     with TemporaryDirectory(prefix="sanseg-kill-") as name:
         cache, drawn = Path(name) / "cache", random.Random(0)
-        for number in range(rounds):
-            with serving(model=model, cache=cache) as served:
-                answer = _answer(served)
-                expected = expected or answer
+        with serving(model=model, cache=cache) as served:
+            expected = _answer(served)
+        for number in range(2 * rounds):
+            torn = number % 2 == 1
+            with serving(model=model, cache=cache, module="tests.serve.torn" if torn else "sanseg") as served:
+                _answer(served)
+                before, _ = look_into(cache)
                 seconds = drawn.uniform(0.05, 3.0)
-                answered = _busy_until_killed(served, seconds, number)
+                answered = _torn(served) if torn else _busy_until_killed(served, seconds, number)
                 left = sorted(str(path.relative_to(served.temporary)) for path in served.temporary.rglob("*"))
-            others = sorted(path.name for path in cache.iterdir())
-            rows, check = _look_into(cache)
+            within = (cache / "text.sqlite-journal").exists()
+            _, without = look_into(cache, without_journal=True) if within else (0, "")
+            with serving(model=model, cache=cache) as served:
+                same = _answer(served) == expected
+                rows, check = look_into(cache)
             found.append(
                 {
-                    "seconds": seconds,
+                    "seconds": None if torn else seconds,
                     "answered": answered,
-                    "rows": rows,
+                    "within_a_write": within,
+                    "check_without_journal": without,
+                    "words_before": before,
+                    "words": rows,
                     "check": check,
                     "temporary_files": left,
-                    "cache_files": others,
-                    "answers_as_before": answer == expected,
+                    "answers_as_before": same,
                 }
             )
             table.add_row(
-                f"{seconds:.2f} s",
+                "halfway through a write" if torn else f"after {seconds:.2f} s",
                 str(answered),
-                "yes" if "text.sqlite-journal" in others else "no",
-                str(rows),
+                "yes" if within else "no",
+                without.partition("\n")[0][:40],
+                f"{before}, then {rows}",
                 check,
                 ", ".join(left) or "none",
-                "gave the same answer" if answer == expected else "GAVE ANOTHER ANSWER",
+                "the same answer" if same else "ANOTHER ANSWER",
             )
-        with serving(model=model, cache=cache) as served:
-            last = _answer(served) == expected
     console.print(table)
-    console.print(f"The service after the last: {'the same answer' if last else 'ANOTHER ANSWER'}")
-    return {"rounds": found, "last_answers_as_before": last}
+    return {"rounds": found}
 
 
 def _answer(served: Served) -> bytes:
@@ -116,10 +124,15 @@ def _busy_until_killed(served: Served, seconds: float, number: int) -> int:
     return len(answered)
 
 
-def _look_into(cache: Path) -> tuple[int, str]:
-    """A copy: what a write under way left behind is for the next service to put right."""
-    with TemporaryDirectory(prefix="sanseg-kill-") as name:
-        copy = shutil.copytree(cache, Path(name) / "cache")
-        with closing(sqlite3.connect(copy / "text.sqlite")) as disk:
-            check = disk.execute("PRAGMA integrity_check").fetchone()[0]
-            return disk.execute("SELECT count(*) FROM rows").fetchone()[0], check
+def _torn(served: Served) -> int:
+    """Half of a question's words are written when it is killed. None is answered."""
+    response = httpx2.post(f"{served.url}/v1/images", files={"image": ("a.jpg", photo())}, timeout=120)
+    path = f"{served.url}/v1/images/{response.json()['id']}/segment"
+    assert served.process.stdout is not None
+    with ThreadPoolExecutor(1) as hands:
+        asking = hands.submit(httpx2.post, path, json={"labels": TORN, "other": None}, timeout=600)
+        assert served.process.stdout.readline() == "writing\n"
+        served.process.kill()
+        served.process.wait()
+        assert isinstance(asking.exception(), httpx2.TransportError)
+    return 0

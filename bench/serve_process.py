@@ -40,12 +40,16 @@ class Served:
 
 @contextmanager
 def serving(
-    *options: str, model: str = "mini", cache: Path | None = None, limits: Sequence[str] = ()
+    *options: str,
+    model: str = "mini",
+    cache: Path | None = None,
+    limits: Sequence[str] = (),
+    module: str = "sanseg",
 ) -> Iterator[Served]:
     """Ready. It is told to stop in the end, and has to do so, unless it was killed.
 
     options: of `sanseg serve`. cache: its cache folder; None is the user's. limits: a command that sets limits and
-    starts what follows it, as prlimit.
+    starts what follows it, as prlimit. module: what is run, one whose command line is sanseg's.
     """
     with TemporaryDirectory(prefix="sanseg-serve-") as name:
         temporary, log = Path(name) / "tmp", Path(name) / "log"
@@ -59,7 +63,7 @@ def serving(
             *limits,
             sys.executable,
             "-m",
-            "sanseg",
+            module,
             "serve",
             "--port",
             "0",

@@ -44,7 +44,7 @@ def serve(
         ),
     ] = None,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of a picture's file.")] = 32,
-    max_megapixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 50,
+    max_megapixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = 25,
     max_labels: Annotated[int, typer.Option(min=1, help="Of a vocabulary.")] = 1_000,
     keep_megabytes: Annotated[int, typer.Option(min=1, help="Of encoded pictures in memory.")] = 1_024,
     keep_minutes: Annotated[

@@ -16,6 +16,7 @@ from sanseg.segmenter import Encoded, Segmenter
 from sanseg.serve import answers
 from sanseg.serve.bodies import Bodies
 from sanseg.serve.keys import Keys
+from sanseg.serve.memory import give_back
 from sanseg.serve.metrics import Metrics
 from sanseg.serve.problems import Problem, busy
 from sanseg.serve.settings import Settings
@@ -26,7 +27,7 @@ from sanseg.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
-SWEEP = 10.0  # seconds between looks for pictures that are too old
+SWEEP = 10.0  # seconds between looks for pictures that are too old, and for memory that is free
 
 
 class Service:
@@ -69,6 +70,7 @@ class Service:
         while True:
             await asyncio.sleep(SWEEP)
             self.store.sweep()
+            await asyncio.to_thread(give_back)
 
     def close(self) -> None:
         """From now on no new work is taken."""

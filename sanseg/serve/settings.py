@@ -34,7 +34,7 @@ class Settings:
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     bytes: int = 32 * MEGABYTE
-    pixels: int = 50_000_000
+    pixels: int = 25_000_000
     labels: int = 1_000
     kept_bytes: int = 1024 * MEGABYTE
     kept_seconds: float = 3600.0

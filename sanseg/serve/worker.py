@@ -32,7 +32,7 @@ W = TypeVar("W", "_Waiting", "_Question")
 logger = logging.getLogger("sanseg.serve")
 
 HANDS = 2  # threads that decode, and as many that write
-RESULTS = 8  # label maps in memory: one of 50 megapixels takes 250 MB with its confidence
+RESULTS = 8  # label maps in memory: one of 25 megapixels takes 125 MB with its confidence
 IN_A_ROW = 8  # questions, before a picture that waits gets its turn
 
 
@@ -206,7 +206,9 @@ class Worker:
             pixels = pixels_of(data)
             if pixels > most:
                 raise Problem(
-                    413, f"the picture has {pixels} pixels, at most {most} are taken: make it smaller"
+                    413,
+                    f"the picture has {pixels} pixels, at most {most} are taken: make it smaller, or start the"
+                    " service with a larger --max-megapixels",
                 )
             return segmenter.read(read_image(data, max_pixels=most))
         except ValueError as error:

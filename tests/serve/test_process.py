@@ -22,6 +22,7 @@ from sanseg.cli import serve as serve_command
 from sanseg.segmenter import Segmenter
 from sanseg.serve import server
 from sanseg.serve.app import create_app
+from sanseg.serve.settings import Settings
 from tests.serve.asking import WORDS, assert_problem, picture, until, upload
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, time
 from sanseg import segmenter
+from sanseg.model.download import cache_folder
+from sanseg.model.text_cache import TextCache
 from tests.conftest import TINY, make_san
 
 class Slow:
@@ -43,7 +46,8 @@ class Slow:
 
 def load(*_, **__):
     san = make_san(TINY)
-    return segmenter.Segmenter(san, proposer=Slow(san))
+    cache = TextCache(cache_folder() / "text.sqlite")
+    return segmenter.Segmenter(san, proposer=Slow(san), text_cache=cache)
 
 segmenter.load = load
 from sanseg.cli import main
@@ -53,15 +57,22 @@ main()
 
 
 class Process:
-    def __init__(self, *arguments: str) -> None:
+    """cache: its cache folder. first: what it does before all else, in Python."""
+
+    def __init__(self, *arguments: str, cache: Path, first: str = "") -> None:
         self.lines: list[str] = []
         self.popen = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments],
+            [sys.executable, "-c", first + PROGRAM, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "OMP_NUM_THREADS": "1",
+                "SANSEG_CACHE": str(cache),
+            },
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -85,8 +96,9 @@ class Process:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[Process]:
-    process = Process(*arguments)
+def serving(*arguments: str, cache: Path, first: str = "") -> Iterator[Process]:
+    """In the end it is killed."""
+    process = Process(*arguments, cache=cache, first=first)
     try:
         yield process
     finally:
@@ -103,8 +115,8 @@ def is_ready(address: str) -> bool:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_finishes_refuses_and_exits_with_0(stop: signal.Signals) -> None:
-    with serving() as process:
+def test_told_to_stop_it_finishes_refuses_and_exits_with_0(stop: signal.Signals, tmp_path: Path) -> None:
+    with serving(cache=tmp_path) as process:
         address = process.address
         until(lambda: is_ready(address), 60)
         answers: list[httpx2.Response] = []
@@ -130,8 +142,8 @@ def test_told_to_stop_it_finishes_refuses_and_exits_with_0(stop: signal.Signals)
         assert "Traceback" not in process.text, process.text
 
 
-def test_told_to_stop_while_it_has_nothing_to_do_it_ends_soon() -> None:
-    with serving() as process:
+def test_told_to_stop_while_it_has_nothing_to_do_it_ends_soon(tmp_path: Path) -> None:
+    with serving(cache=tmp_path) as process:
         until(lambda: is_ready(process.address), 60)
         with httpx2.Client() as asker:  # a connection that stays open
             assert asker.get(f"{process.address}/healthz").status_code == 200
@@ -212,6 +224,13 @@ def test_each_option_is_a_setting(
     name, value = OPTIONS[options]
     assert getattr(application.state.service.settings, name) == value
     assert open_address is None
+
+
+def test_without_options_it_is_as_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = []
+    monkeypatch.setattr(server, "run", lambda app, bound, open_address: served.append(app) or bound.close())
+    assert CliRunner().invoke(app, ["serve", "--port", "0"]).exit_code == 0
+    assert served[0].state.service.settings == Settings(hosts=("127.0.0.1",))
 
 
 def test_keys_and_the_browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

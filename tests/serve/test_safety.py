@@ -378,7 +378,7 @@ def test_pixels_are_known_before_they_are_decoded(
     monkeypatch.setattr(images.Image.Image, "load", lambda *_: decoded.append(1), raising=True)
     with client(segmenter) as asker:
         response = asker.post("/v1/images", files=upload(data.getvalue()))
-    assert_problem(response, 413, "400000000 pixels", "50000000")
+    assert_problem(response, 413, "400000000 pixels", "25000000", "--max-megapixels")
     assert not decoded
 
 

@@ -184,8 +184,10 @@ async function open(chosen) {
   const many = size && photo.tooManyPixels(size, limits);
   if (many) return begin(), tell(many, "problem");
   const seen = size ? await photo.copyToSee(held, $("photo"), size) : held;
+  const written = await photo.written(held);
   if (turn !== opened) return;
   file = held;
+  photo.keep(written);
   look.reset();
   $("frame").classList.toggle("blind", size === null);
   if (size) look.size = size;
@@ -205,6 +207,7 @@ async function open(chosen) {
 function begin() {
   opened++;
   file = null;
+  photo.keep(null);
   asking.open(null);
   show(null);
   photo.hide($("photo"));
@@ -302,3 +305,5 @@ async function describe() {
 
 recall();
 describe();
+const kept = photo.recall();
+if (kept) open(kept);

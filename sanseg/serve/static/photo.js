@@ -1,6 +1,9 @@
 // Ways for a photo to come in, and what is refused before it is sent.
 
 const MEGA = 1_000_000;
+const KEPT = "sanseg.photo"; // in sessionStorage, as the words: it outlives a reload, and ends with the tab
+const ROOM = 5 * MEGA; // bytes; browsers give a server's pages about so many letters
+const CHUNK = 1 << 15;
 const SEEN = 1_000_000; // pixels of what is painted: the model sees no more, and each key moves two bytes for each
 
 /** open(file): a photo came in. wrong(sentence): something else did. sample(name, words): one of the bundled photos. */
@@ -71,6 +74,39 @@ export function tooManyPixels({ width, height }, limits) {
 /** The same photo in memory: the file may be gone when it has to be sent again. Rejects for folders. */
 export async function held(file) {
   return new File([await file.arrayBuffer()], file.name, { type: file.type });
+}
+
+/** What `keep` keeps of a photo; null for one that has no room there. */
+export async function written(file) {
+  if (file.size > ROOM) return null;
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  let text = `${JSON.stringify([file.name, file.type])}\n`;
+  for (let at = 0; at < bytes.length; at += CHUNK) text += String.fromCharCode(...bytes.subarray(at, at + CHUNK));
+  return text;
+}
+
+/** The photo of this tab, for when it is loaded anew; null for none. */
+export function keep(text) {
+  sessionStorage.removeItem(KEPT);
+  try {
+    if (text !== null) sessionStorage.setItem(KEPT, text);
+  } catch {
+    // no room: it has to be chosen again
+  }
+}
+
+/** The photo that was kept, or null. */
+export function recall() {
+  const text = sessionStorage.getItem(KEPT);
+  if (text === null) return null;
+  const end = text.indexOf("\n");
+  try {
+    const [name, type] = JSON.parse(text.slice(0, end));
+    return new File([Uint8Array.from(text.slice(end + 1), (letter) => letter.charCodeAt(0))], name, { type });
+  } catch {
+    keep(null); // somebody else's, or damaged
+    return null;
+  }
 }
 
 /** Puts a photo into an <img>. Returns its size, or null where this browser cannot show it, as TIFF. */

@@ -114,6 +114,43 @@ def test_two_tabs_do_not_disturb_each_other(served: Server, open_tab: OpenTab, m
     assert is_painted(two, mini.encode(EXAMPLES / "coffee.jpg").segment("cup, spoon"))
 
 
+def test_a_photo_outlives_a_reload_of_its_tab_until_it_is_taken_away(
+    served: Server, open_tab: OpenTab, mini: Library
+) -> None:
+    tab = open_tab(served.url)
+    tab.open_photo("cat.jpg")
+    tab.exact()
+    tab.enter("cat", "chair")
+    tab.page.reload()
+    tab.page.wait_for_selector("body.painted")
+    tab.settle()
+    assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("cat, chair"))
+    assert tab.page.get_attribute("#frame", "aria-label") == "Photo cat.jpg"
+    beside = open_tab(served.url, tab.page.context)
+    assert beside.page.locator("#start").is_visible()  # no other tab sees it
+    tab.page.click("#another")
+    assert "JFIF" not in tab.page.evaluate("() => JSON.stringify({ ...sessionStorage, ...localStorage })")
+    tab.page.reload()
+    tab.page.wait_for_selector("#formats li", state="attached")
+    assert tab.page.locator("#start").is_visible()
+
+
+def test_a_photo_without_room_to_be_kept_is_painted_all_the_same(
+    served: Server, open_tab: OpenTab, tmp_path: Path
+) -> None:
+    tab = open_tab(served.url)
+    tab.page.evaluate("() => sessionStorage.setItem('another', 'x'.repeat(3_000_000))")
+    photo = tmp_path / "large.jpg"
+    photo.write_bytes((EXAMPLES / "cat.jpg").read_bytes() + bytes(4 * 10**6))
+    tab.open_photo(photo)
+    tab.enter("cat")
+    tab.page.wait_for_selector("body.painted")
+    tab.page.reload()
+    assert tab.chips == ["cat"]
+    tab.page.wait_for_selector("#formats li", state="attached")
+    assert tab.page.locator("#start").is_visible()
+
+
 def test_a_photo_of_50_megabytes_is_refused_kindly(tab: Driver, tmp_path: Path) -> None:
     photo = tmp_path / "large.jpg"
     photo.write_bytes((EXAMPLES / "cat.jpg").read_bytes() + bytes(50 * 10**6))
