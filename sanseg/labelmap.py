@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice, product
 from math import isqrt
 
 import numpy as np
@@ -109,15 +110,16 @@ def label_map_of_views(
     room = _Room(p_QR, tall * wide)
     best = torch.empty(height, width, dtype=room.short, device=p_QR.device)
     share = torch.empty(height, width, device=p_QR.device)
-    columns = _spans(width, wide)
-    resized = [_Resized(masks, view, columns) for view, (masks, _) in zip(views, checked, strict=True)]
-    for rows in _spans(height, tall):
-        bands = [one.band(rows) for one in resized]
-        low_TQ = _joined([band.low for band in bands], dim=1)
-        high_TQ = _joined([band.high for band in bands], dim=1)
-        leader_T, asked = _asked(p_QR, low_TQ, high_TQ)
-        contenders = _contenders(p_QR, leader_T, low_TQ, high_TQ)
-        for tile, (asked_q, likely_n) in enumerate(zip(asked, contenders, strict=True)):
+    spans, columns = _spans(height, tall), _spans(width, wide)
+    resized = [_Resized(masks, view, spans, columns) for view, (masks, _) in zip(views, checked, strict=True)]
+    low_TQ, high_TQ = (
+        _joined(bounds, dim=1) for bounds in zip(*(one.bounds() for one in resized), strict=True)
+    )
+    leader_T, asked = _asked(p_QR, low_TQ, high_TQ)
+    known = zip(asked, _contenders(p_QR, leader_T, low_TQ, high_TQ), strict=True)
+    for number, rows in enumerate(spans):
+        bands = [one.band(number) for one in resized]
+        for tile, (asked_q, likely_n) in enumerate(islice(known, len(columns))):
             row_P, share_P = room.winners(asked_q, likely_n, room.masks(bands, tile, asked_q))
             if temperature != 1:
                 share_P = room.tempered(room.masks(bands, tile, None), temperature)
@@ -125,7 +127,7 @@ def label_map_of_views(
             best[rows, columns[tile]] = row_P.view(size)
             share[rows, columns[tile]] = share_P.view(size)
     from_last = best.cpu().numpy()
-    ids, confidence = _ids(row_label)[from_last], share.clamp_max_(1).cpu().numpy()
+    ids, confidence = _ids(row_label).take(from_last), share.clamp_max_(1).cpu().numpy()
     return set_aside(ids, confidence, thresholds), confidence
 
 
@@ -222,49 +224,60 @@ def _spans(length: int, step: int) -> list[slice]:
 
 @dataclass(frozen=True, eq=False)
 class _Band:
-    """Some rows of the original picture, y, as one view has them; its tiles, T, stand beside each other.
+    """Some rows of the original picture, y, as one view has them; its tiles stand beside each other.
 
     mask_logits: (Q, y, w), on the grid's columns. across: for each tile the grid's columns that reach it, and their
-    weights (.., x) there. low, high: (T, Q), between what the masks lie in each tile, after the sigmoid
-    and times their weight. weight: for each tile how much the view counts there, (y, x); None is 1.
+    weights (.., x) there. weight: for each tile how much the view counts there, (y, x); None is 1.
     """
 
     mask_logits: Tensor
     across: list[tuple[slice, Tensor]]
-    low: Tensor
-    high: Tensor
     weight: list[Tensor] | None
 
 
 class _Resized:
-    """The masks of a view at the size of the original picture, a band at a time."""
+    """The masks of a view at the size of the original picture, a band at a time, each of tiles beside each other."""
 
-    def __init__(self, masks_Qhw: Tensor, view: View, columns: Sequence[slice]) -> None:
+    def __init__(
+        self, masks_Qhw: Tensor, view: View, rows: Sequence[slice], columns: Sequence[slice]
+    ) -> None:
         self.masks_Qhw = masks_Qhw
         down_Hh, across_wW = _weights(masks_Qhw, view)
-        self.down_Hh, across_wW = down_Hh[view.rows], across_wW[:, view.columns]
-        self.weight = None if view.weight is None else (view.weight[0], [view.weight[1][x] for x in columns])
+        down_Hh, across_wW = down_Hh[view.rows], across_wW[:, view.columns]
+        self.weight = None
+        if view.weight is not None:
+            down_H, across_W = view.weight
+            self.weight = [down_H[y] for y in rows], [across_W[x] for x in columns]
+        self.down = [(_reach(down_Hh[y].any(0)), down_Hh[y]) for y in rows]
         reaches = [_reach(across_wW[:, x].any(1)) for x in columns]
         self.across = [(w, across_wW[w, x].contiguous()) for w, x in zip(reaches, columns, strict=True)]
-        self.rounding = 1e-6 * torch.stack(masks_Qhw.aminmax()).abs().amax()
 
-    def band(self, rows: slice) -> _Band:
-        reach = _reach(self.down_Hh[rows].any(0))
-        near_Qhw = self.masks_Qhw[:, reach]
-        # Every resized logit is a mean of logits of the grid that reach it, so between the least and the most.
-        low_Qw, high_Qw = near_Qhw.amin(1), near_Qhw.amax(1)
-        low_TQ = torch.stack([low_Qw[:, w].amin(1) for w, _ in self.across]) - self.rounding
-        high_TQ = torch.stack([high_Qw[:, w].amax(1) for w, _ in self.across]) + self.rounding
-        logits_Qyw = self.down_Hh[rows, reach] @ near_Qhw
-        low_TQ.sigmoid_()
-        high_TQ.sigmoid_()
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Between what the masks lie in each tile, band by band, after the sigmoid and times their weight: (T, Q)."""
+        rounding = 1e-6 * torch.stack(self.masks_Qhw.aminmax()).abs().amax()
+        low, high = [], []
+        for reach, _ in self.down:
+            # Every resized logit is a mean of logits of the grid that reach it, so between the least and the most.
+            near_Qhw = self.masks_Qhw[:, reach]
+            low_Qw, high_Qw = near_Qhw.amin(1), near_Qhw.amax(1)
+            low += [low_Qw[:, w].amin(1) for w, _ in self.across]
+            high += [high_Qw[:, w].amax(1) for w, _ in self.across]
+        low_TQ = (torch.stack(low) - rounding).sigmoid_()
+        high_TQ = (torch.stack(high) + rounding).sigmoid_()
+        if self.weight is not None:
+            pairs = [*product(*self.weight)]
+            low_TQ *= torch.stack([down_y.amin() * across_x.amin() for down_y, across_x in pairs])[:, None]
+            high_TQ *= torch.stack([down_y.amax() * across_x.amax() for down_y, across_x in pairs])[:, None]
+        return low_TQ, high_TQ
+
+    def band(self, number: int) -> _Band:
+        reach, down_yh = self.down[number]
+        logits_Qyw = down_yh[:, reach] @ self.masks_Qhw[:, reach]
         weight = None
         if self.weight is not None:
-            down_H, across = self.weight
-            weight = [torch.outer(down_H[rows], across_x) for across_x in across]
-            low_TQ *= torch.stack([one.amin() for one in weight])[:, None]
-            high_TQ *= torch.stack([one.amax() for one in weight])[:, None]
-        return _Band(logits_Qyw, self.across, low_TQ, high_TQ, weight)
+            down, across = self.weight
+            weight = [torch.outer(down[number], across_x) for across_x in across]
+        return _Band(logits_Qyw, self.across, weight)
 
 
 def _reach(used: Tensor) -> slice:

@@ -407,9 +407,15 @@ def test_encoded_pictures_are_kept_where_they_are_wanted(run: Run, monkeypatch: 
     assert kept("out/.encoded") == 2
     segment(run, "-o", "one", "--encoded", "elsewhere")
     assert (kept("one"), kept("elsewhere")) == (0, 1)
-    monkeypatch.setattr(SAN, "propose", lambda *_: pytest.fail("the network is not needed"))
-    segment(run, "-c", "dog", "--overwrite", "--keep-encoded", photos=("photos",))
-    segment(run, "-o", "one", "-c", "dog", "--encoded", "elsewhere")
+    with monkeypatch.context() as patch:
+        patch.setattr(SAN, "propose", lambda *_: pytest.fail("the network is not needed"))
+        segment(run, "-c", "dog", "--overwrite", "--keep-encoded", photos=("photos",))
+        told = segment(run, "-o", "one", "-c", "dog", "--encoded", "elsewhere").stderr
+    assert told == ""
+    [file] = Path("elsewhere").rglob("*.safetensors")
+    file.write_bytes(b'{"mask_logits":{"dtype":"F32"')  # as earlier versions began
+    told = segment(run, "-o", "one", "-c", "dog", "--encoded", "elsewhere").stderr
+    assert told == "sanseg: pictures kept in elsewhere by an earlier version are encoded again\n"
 
 
 def test_workers_are_processes(run: Run) -> None:

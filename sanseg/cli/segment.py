@@ -113,7 +113,7 @@ def segment(
             raise ValueError("--include, --exclude and --overwrite are for folders: give one")
         from sanseg.devices import name_dtype
         from sanseg.folders.folder import Crew, segment_files, segment_folder
-        from sanseg.folders.keep import ENCODED
+        from sanseg.folders.keep import ENCODED, holds_earlier
         from sanseg.folders.manifest import check_folder
         from sanseg.folders.walk import Patterns, find_files, find_folder, stems
         from sanseg.folders.work import Settings
@@ -138,6 +138,8 @@ def segment(
         console = Console(quiet=quiet)
         screen = Screen(console, out)
         screen.say(f"{model} on {crew.segmenter.device} in {name_dtype(network.nothing.dtype)}")
+        if kept is not None and holds_earlier(kept):
+            complain(f"sanseg: pictures kept in {kept} by an earlier version are encoded again")
         with screen:
             screen.read_words(crew.segmenter, vocabulary)
             if found is None:

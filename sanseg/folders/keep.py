@@ -6,6 +6,8 @@ Q queries, E shared embedding, h w the mask grid.
 from __future__ import annotations
 
 import hashlib
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,19 +17,23 @@ from torch import Tensor
 
 from sanseg.devices import name_dtype
 from sanseg.images import Geometry, write_bytes
-from sanseg.model.checkpoint import checksum
 from sanseg.model.san import Proposals
 from sanseg.segmenter import Encoded, Segmenter
 
 ENCODED = ".encoded"  # in OUT, unless another folder is asked for
 
+LOW, HIGH = "mask_logits.low", "mask_logits.high.zlib"  # bytes
+EARLIER = b'"mask_logits":'  # float32, before they were two
+LARGEST = torch.finfo(torch.float16).max
+
 
 class KeptPictures:
     """Proposals and sizes of pictures, a file for each, by the checksum of the picture's file and of the network.
 
-    Tensors are kept as the network gave them: answers are the same to the bit. (In float16 they take half the room,
-    but about one pixel in 30,000 gets another label.) A file that is damaged counts as absent, and is written again.
-    Several processes may use one folder. What a picture's file was called does not matter.
+    Mask logits are kept in float16, embeddings as the network gave them. Whoever keeps a picture answers from what
+    `rounded` makes of it, so that later answers are the same to the bit. A file that is damaged, or of an earlier
+    version, counts as absent, and is written again. Several processes may use one folder. What a picture's file was
+    called does not matter.
 
     folder: made when first written to; it may be removed at any time.
     network: the fingerprint of its weights.
@@ -48,23 +54,25 @@ class KeptPictures:
         try:
             path = self.path(sha256)
             return self._read(load(path.read_bytes()), path.stem)
-        except (OSError, SafetensorError, LookupError, ValueError, RuntimeError):
+        except (OSError, SafetensorError, LookupError, ValueError, RuntimeError, zlib.error):
             return None
 
     def _read(self, tensors: dict[str, Tensor], name: str) -> tuple[Proposals, Geometry]:
-        """Raises LookupError and ValueError for what `put` does not write."""
+        """Raises LookupError, ValueError, RuntimeError and zlib.error for what `put` does not write."""
         if tensors.pop("seal").tolist() != _seal(tensors, name).tolist():
             raise ValueError("these are not the numbers that were written for this picture")
         original, content, padded = ((int(y), int(x)) for y, x in tensors["geometry"].tolist())
-        device = self.segmenter.device
-        proposals = Proposals(tensors["mask_logits"].to(device), tensors["embeddings"].to(device))
+        masks = _unpacked(tensors[LOW], tensors[HIGH]).to(self.segmenter.device)
+        proposals = Proposals(masks, tensors["embeddings"].to(self.segmenter.device))
         return proposals, Geometry(original, content, padded)
 
     def put(self, sha256: str, encoded: Encoded) -> None:
-        """Keeps an encoded picture. Raises OSError where the disk refuses."""
+        """Keeps a picture that was `rounded`. Raises OSError where the disk refuses."""
         geometry, proposals = encoded.geometry, encoded.proposals
+        low, high = _packed(proposals.mask_logits.cpu())
         tensors = {
-            "mask_logits": proposals.mask_logits.cpu().contiguous(),  # (1, Q, h, w)
+            LOW: low,  # (1, Q, h, w)
+            HIGH: high,
             "embeddings": proposals.embeddings.cpu().contiguous(),  # (1, Q, E)
             "geometry": torch.tensor([geometry.original, geometry.content, geometry.padded]),
         }
@@ -72,7 +80,52 @@ class KeptPictures:
         write_bytes(path, save({**tensors, "seal": _seal(tensors, path.stem)}))
 
 
+def rounded(encoded: Encoded) -> Encoded:
+    """The picture as it will be read again: its mask logits float32, but of float16's numbers, at most 65504.
+
+    What is not finite stays so, for an answer to refuse.
+    """
+    masks = encoded.proposals.mask_logits.float()
+    within = torch.where(masks.isfinite(), masks.clamp(-LARGEST, LARGEST), masks)
+    return replace(encoded, proposals=replace(encoded.proposals, mask_logits=within.half().float()))
+
+
+def holds_earlier(folder: Path) -> bool:
+    """Whether pictures are kept there, the first one found for one, as earlier versions did: in float32."""
+    for path in folder.glob("*/*.safetensors"):
+        with path.open("rb") as file:
+            return EARLIER in file.read(1000)
+    return False
+
+
+def _packed(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """The low bytes of float16's numbers, uint8 of the same shape, and the high bytes packed by zlib, uint8 (n,).
+
+    The high ones are sign, exponent and two bits more, which repeat themselves; the low ones do not.
+    """
+    low, high = masks.half()[..., None].view(torch.uint8).unbind(-1)
+    packed = bytearray(zlib.compress(high.contiguous().numpy().data, level=1))
+    return low.contiguous(), torch.frombuffer(packed, dtype=torch.uint8)
+
+
+def _unpacked(low: Tensor, high: Tensor) -> Tensor:
+    """What `_packed` was given, float32. Raises ValueError and zlib.error for what it does not give.
+
+    Never more is unpacked than there are low bytes, whatever the packed ones pretend to be.
+    """
+    count = low.numel()
+    opened = zlib.decompressobj()
+    content = opened.decompress(high.numpy().data, count + 1)
+    if len(content) != count or not opened.eof:
+        raise ValueError(f"{len(content)} high bytes or more for {count} low ones")
+    high = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(low.shape)
+    return torch.stack([low, high], -1).view(torch.float16).squeeze(-1).float()
+
+
 def _seal(tensors: dict[str, Tensor], name: str) -> Tensor:
     """A checksum of what a file holds and of what it is called, uint8 (32,)."""
-    digest = hashlib.sha256(f"{name} {checksum(tensors)}".encode()).digest()
-    return torch.tensor(list(digest), dtype=torch.uint8)
+    digest = hashlib.sha256(name.encode())
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)

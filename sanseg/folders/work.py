@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from sanseg import draw
-from sanseg.folders.keep import KeptPictures
+from sanseg.folders.keep import KeptPictures, rounded
 from sanseg.folders.manifest import Record
 from sanseg.folders.plan import Job
 from sanseg.formats import FORMATS
@@ -121,6 +121,8 @@ class Hand:
         with self._turn:
             waited = time.perf_counter() - asked
             encoded = self.segmenter.encode_picture(picture)
+        if self.kept:
+            encoded = rounded(encoded)
         result, waited_again = self._answer(encoded)
         if self.kept:
             self.kept.put(sha256, encoded)
