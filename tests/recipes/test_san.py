@@ -132,3 +132,10 @@ def test_each_leg_anneals_and_a_second_begins_lower(mini: ModuleType) -> None:
     for begins, ends in ((mini.san.WARM_UP, first), (first, first + second)):
         assert all(before > after for before, after in pairwise(rates[begins:ends]))
         assert rates[ends - 1] < 0.01
+
+
+def test_a_second_leg_that_begins_from_a_file_warms_up_too(mini: ModuleType) -> None:
+    begun = mini.san.LEGS[0][0]
+    warmed = begun + mini.san.WARM_UP
+    assert mini.san.rate(begun, begun) == 1 / mini.san.WARM_UP
+    assert mini.san.rate(warmed, begun) == mini.san.rate(warmed)
