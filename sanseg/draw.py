@@ -302,7 +302,9 @@ def shrink(image: NDArray[np.uint8], label_map: LabelMap, side: int) -> tuple[ND
     image: uint8 (H, W, 3), RGB, smoothed. label_map: (H, W), the label nearest to each pixel.
     """
     height, width = label_map.shape
-    scale = min(1.0, side / max(height, width))
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image, label_map
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
     nearest = np.ix_(
         *(((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in ((h, height), (w, width)))

@@ -22,6 +22,7 @@ from sanseg import images
 from sanseg.images import (
     Geometry,
     ImageSource,
+    encode_png,
     prepare,
     read_image,
     resize,
@@ -512,3 +513,10 @@ def test_png_keeps_every_pixel(tmp_path: Path) -> None:
     for rgb in (picture(), Image.fromarray(picture())):
         write_png(path, rgb)
         np.testing.assert_array_equal(read_image(path), picture())
+    for height, width in ((1, 1), (1, 300), (300, 1)):
+        path.write_bytes(encode_png(picture(height, width), text={"Software": "sanseg", "Ort": "Köln, 北京"}))
+        np.testing.assert_array_equal(read_image(path), picture(height, width))
+        with Image.open(path) as image:
+            assert image.mode == "RGB"
+            assert image.info == {"Software": "sanseg", "Ort": "Köln, 北京"}
+            image.verify()

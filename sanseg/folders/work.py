@@ -22,9 +22,7 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from sanseg import draw
 from sanseg.folders.keep import KeptPictures, rounded
@@ -178,18 +176,9 @@ def single_threaded(threads: int) -> ThreadPoolExecutor:
 def thumbnail(result: Segmentation) -> bytes:
     """A JPEG of the painted picture without a legend, at most THUMBNAIL_SIDE pixels wide and high."""
     assert result.image is not None
-    height, width = result.label_map.shape
-    scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
-    rows, columns = (
-        ((np.arange(max(1, round(side * scale))) + 0.5) * side / max(1, round(side * scale))).astype(int)
-        for side in (height, width)
-    )
-    small = Image.fromarray(result.image).resize((len(columns), len(rows)), Image.Resampling.BILINEAR)
-    label_map = result.label_map[rows[:, None], columns]
+    image, label_map = draw.shrink(result.image, result.label_map, THUMBNAIL_SIDE)
     colours = result.vocabulary.colours
-    painted = draw.overlay(
-        np.array(small), label_map, result.labels, result.other_name, legend=False, colours=colours
-    )
+    painted = draw.overlay(image, label_map, result.labels, result.other_name, legend=False, colours=colours)
     file = io.BytesIO()
     painted.save(file, format="JPEG", quality=80)
     return file.getvalue()

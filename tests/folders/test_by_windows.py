@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,15 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import sanseg
 from sanseg import images
 from sanseg.data.datasets import SegmentationSet
 from sanseg.folders.by_windows import ByWindows
 from sanseg.folders.folder import Outcome
 from sanseg.folders.plan import Job, Plan
 from sanseg.large.run import Options, goes_by_windows
-from sanseg.segmenter import Segmenter
+from sanseg.model.san import SAN
+from sanseg.model.weights import save_san
+from sanseg.segmenter import Segmenter, load
 from sanseg.windows import Windows, segment_by_windows
 from tests.folders.pictures import WORDS, paint, segmented, tree
 from tests.test_geo import write
@@ -128,9 +136,6 @@ def test_killed_and_resumed_nothing_is_lost(photos: Path, tmp_path: Path, segmen
 def test_a_wish_to_stop_is_heeded_between_windows(
     photos: Path, tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-    import signal
-
     def asked(job: Job, done: int, windows: int) -> None:
         if done == 3:
             os.kill(os.getpid(), signal.SIGINT)
@@ -195,3 +200,89 @@ def test_formats_that_are_decoded_whole_keep_the_limit(
     how = ByWindows(partial(goes_by_windows, max_pixels=50_000), replace(SMALL, max_pixels=50_000))
     assert segmented(photos, tmp_path / "out", segmenter, by_windows=how, formats=FORMATS).failed == []
     assert (tmp_path / "out/big.index.tif").is_file()
+
+
+@pytest.fixture
+def loader(tmp_path: Path, tiny_san: SAN) -> Iterator[partial[Segmenter]]:
+    """For processes with one thread each, and this one too: convolutions round by the number of threads."""
+    save_san(tmp_path / "tiny.safetensors", tiny_san)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield partial(load, tmp_path / "tiny.safetensors", "cpu")
+    torch.set_num_threads(before)
+
+
+def test_several_processes_give_what_one_gives(
+    photos: Path, tmp_path: Path, segmenter: Segmenter, loader: partial[Segmenter]
+) -> None:
+    done: list[str] = []
+    again(photos, tmp_path / "one/out", segmenter)
+    outcome = again(
+        photos,
+        tmp_path / "two/out",
+        segmenter,
+        load=loader,
+        workers=2,
+        each=lambda record: done.append(record.input),
+    )
+    assert (outcome.failed, len(outcome.records)) == ([], 3)
+    assert done[-1] == "deep/big.tif", "after the others"
+    assert tree(tmp_path / "one/out") == tree(tmp_path / "two/out")
+
+
+SCRIPT = """
+import sys, time, torch
+from functools import partial
+from pathlib import Path
+from sanseg import images
+from sanseg.folders.by_windows import ByWindows
+from sanseg.large.run import Options
+from sanseg.segmenter import load
+from tests.folders.pictures import segmented
+
+def told(job, done, windows):
+    if done == 4:
+        print(job.input, flush=True)
+        time.sleep(60)
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    images.MAX_PIXELS = 10_000
+    torch.set_num_threads(1)
+    loader = partial(load, folder / "tiny.safetensors", "cpu")
+    segmented(folder / "photos", folder / "killed/out", loader(), load=loader, workers=2,
+              formats=("index", "json", "overlay", "coco-rle"),
+              by_windows=ByWindows(options=Options(window=64), told=told))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_after_kill_9_several_processes_go_on_in_the_middle_of_a_picture(
+    photos: Path, tmp_path: Path, segmenter: Segmenter, loader: partial[Segmenter]
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(sanseg.__file__).parents[1])},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep/big.tif\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    seen: list[int] = []
+    done: list[str] = []
+    outcome = again(
+        photos,
+        tmp_path / "killed/out",
+        segmenter,
+        load=loader,
+        workers=2,
+        told=lambda job, done, windows: seen.append(done),
+        each=lambda record: done.append(record.input),
+    )
+    assert (outcome.failed, done, seen[0]) == ([], ["deep/big.tif"], 4), "what was done is not done again"
+    again(photos, tmp_path / "whole/out", segmenter)
+    assert tree(tmp_path / "killed/out") == tree(tmp_path / "whole/out")
