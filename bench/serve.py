@@ -1,6 +1,7 @@
 """`sanseg serve` proved from outside: what it adds, load, the bound, hostile requests, hours, and kill -9.
 
     python bench/serve.py --overhead --load --bound --figure docs/pictures/service_load.png
+    python bench/serve.py --hold 1 12 25 49
     python bench/serve.py --hostile
     python bench/serve.py --soak 20 --soak-figure docs/pictures/service_soak.png
     python bench/serve.py --kill 10
@@ -45,6 +46,8 @@ def main() -> None:
             write_bytes(asked.figure, serve_figures.load_figure(told["load"], title))
     if asked.bound:
         told["bound"] = serve_load.bound(console, asked.model, asked.waiting, asked.seconds)
+    if asked.hold:
+        told["hold"] = serve_load.hold(console, asked.model, asked.hold)
     if asked.hostile:
         told["hostile"] = serve_hostile.run(console, asked.model, asked.passes)
         console.print(serve_hostile.summary(told["hostile"]["cases"]))
@@ -71,6 +74,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--figure", type=Path, help="A PNG of --load.")
     parser.add_argument("--bound", action="store_true", help="More clients than may wait.")
     parser.add_argument("--waiting", type=int, default=8, help="Of --bound: how many may.")
+    parser.add_argument(
+        "--hold", type=int, nargs="+", metavar="MEGAPIXELS", help="What one large picture costs others."
+    )
     parser.add_argument("--hostile", action="store_true", help="The corpus of tests/serve/hostile.py.")
     parser.add_argument("--passes", type=int, default=20, help="Through the corpus, for memory.")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="Mixed traffic.")

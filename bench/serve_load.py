@@ -7,7 +7,9 @@ import io
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,38 @@ def bound(console: Console, model: str, waiting: int, seconds: float) -> list[di
                 f"{refused['p99']:.0f}",
                 str(told["without_retry_after"]),
             )
+    console.print(table)
+    return found
+
+
+def hold(console: Console, model: str, megapixels: list[int]) -> list[dict[str, Any]]:
+    """A black picture of so many megapixels, a file of some kB, and how long others' words wait meanwhile."""
+    found, words = [], questions()
+    table = Table("a black picture of", "its file", "its answer, s", "words meanwhile, the slowest, s")
+    with serving("--max-megapixels", str(max(megapixels)), "--max-seconds", "600", model=model) as served:
+        id_ = keep(served.url, photo())
+
+        def ask(text: str) -> None:
+            url = f"{served.url}/v1/images/{id_}/segment"
+            httpx2.post(url, json={"labels": text}, timeout=600).raise_for_status()
+
+        for many in megapixels:
+            side, file = isqrt(many * 10**6), io.BytesIO()
+            Image.new("1", (side, side)).save(file, "PNG")
+            form = {"files": {"image": ("a.png", file.getvalue())}, "data": {"labels": "cat, sofa"}}
+            with ThreadPoolExecutor(1) as hand:
+                begun = time.monotonic()
+                sent = hand.submit(httpx2.post, f"{served.url}/v1/segment", timeout=600, **form)
+                waits = []
+                while not sent.done():
+                    waits.append(_milliseconds(lambda: ask(next(words))))
+                seconds = time.monotonic() - begun
+                sent.result().raise_for_status()
+            found.append(
+                {"megapixels": many, "bytes": file.tell(), "seconds": seconds, "slowest_ms": max(waits)}
+            )
+            size = f"{file.tell() / 1000:.0f} kB"
+            table.add_row(f"{many} megapixels", size, f"{seconds:.1f}", f"{max(waits) / 1000:.1f}")
     console.print(table)
     return found
 

@@ -19,7 +19,7 @@ from serve_process import Served, serving
 
 from tests.serve.hostile import PNG, cases, converse
 
-EACH = 5.0  # seconds between two looks at memory
+EACH = 1.0  # seconds between two looks at memory
 CLIENTS = 4
 WARM = 0.4  # of the time: caches of words and of pictures fill up
 KEPT = ("--keep-megabytes", "32", "--keep-minutes", "0.5")  # full early

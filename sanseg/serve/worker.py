@@ -75,6 +75,7 @@ class Worker:
         self._between_words = False
         self._stopped = False
         self.busy = {"pictures": 0, "questions": 0}
+        self.done = 0  # that were busy
         self._pace = 0.5  # seconds for a picture, lately
         self._decoders = ThreadPoolExecutor(HANDS, "sanseg-decode")
         self._readers = ThreadPoolExecutor(1, "sanseg-read")
@@ -138,6 +139,7 @@ class Worker:
             yield
         finally:
             self.busy[kind] -= 1
+            self.done += 1
 
     async def encode(self, data: bytes) -> Encoded:
         """A picture's file through the network. Raises Problem for one that cannot be read."""

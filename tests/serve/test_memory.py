@@ -11,7 +11,7 @@ import pytest
 from sanseg.model.san import SAN
 from sanseg.segmenter import Segmenter
 from sanseg.serve import memory, service
-from tests.serve.asking import clients, eventually
+from tests.serve.asking import WORDS, clients, eventually, picture, upload
 
 # Blocks that the C library takes from its own heap, freed but for every hundredth: holes between what lives.
 HOLES = """
@@ -47,13 +47,21 @@ def test_a_c_library_that_cannot_be_told_is_not(monkeypatch: pytest.MonkeyPatch)
     memory._trim.cache_clear()
 
 
-def test_a_service_gives_back_now_and_then(tiny_san: SAN, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_gives_back_after_work_and_not_while_it_is_idle(
+    tiny_san: SAN, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = []
     monkeypatch.setattr(service, "SWEEP", 0.01)
     monkeypatch.setattr(service, "give_back", lambda: given.append(1))
 
-    async def wait() -> None:
-        async with clients(Segmenter(tiny_san)):
-            await eventually(lambda: len(given) >= 2)
+    async def ask() -> None:
+        async with clients(Segmenter(tiny_san)) as (asker, _):
+            await asyncio.sleep(0.1)
+            assert not given
+            for count in (1, 2):
+                await asker.post("/v1/segment", files=upload(picture()), data=WORDS)
+                await eventually(lambda: len(given) == count)  # noqa: B023
+                await asyncio.sleep(0.1)
+                assert len(given) == count
 
-    asyncio.run(wait())
+    asyncio.run(ask())
