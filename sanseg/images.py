@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo, putchunk
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from sanseg.model.config import SANConfig
@@ -484,31 +484,8 @@ def encode_png(
     chunks = PngInfo()
     for keyword, value in (text or {}).items():
         chunks.add_text(keyword, value)
-    if picture.mode == "RGB":
-        return _encode_photo(np.asarray(picture), chunks)
     data = io.BytesIO()
-    # Looking for repetitions is most of the work, and label maps mostly repeat themselves within a row.
-    strategy = {"compress_type": zlib.Z_RLE} if picture.mode == "P" else {}
+    # Looking for repetitions is most of the work. Photos hardly repeat themselves, label maps mostly within a row.
+    strategy = {"compress_type": zlib.Z_RLE} if picture.mode in ("RGB", "P") else {}
     picture.save(data, format="PNG", pnginfo=chunks, **strategy)
-    return data.getvalue()
-
-
-def _encode_photo(pixels: NDArray[np.uint8], chunks: PngInfo) -> bytes:
-    """A PNG of uint8 (H, W, 3), RGB: each row as its difference from the one above (the filter "up", RFC 2083, 6.4).
-
-    Pillow tries five filters on each row, which takes longer than to compress what they give.
-    """
-    height, width, _ = pixels.shape
-    values = pixels.reshape(height, 3 * width)
-    rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)
-    rows[:, 0] = 2  # the filter's number
-    rows[0, 1:] = values[0]
-    np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
-    data = io.BytesIO()
-    data.write(b"\x89PNG\r\n\x1a\n")
-    putchunk(data, b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0))  # 8 bits, RGB
-    for kind, content, *_ in chunks.chunks:
-        putchunk(data, kind, content)
-    putchunk(data, b"IDAT", zlib.compress(rows.data, level=1))
-    putchunk(data, b"IEND")
     return data.getvalue()
