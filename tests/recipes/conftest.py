@@ -28,6 +28,7 @@ SCRIPTS = (
     "examples",
     "san",
     "kinds",
+    "average",
 )
 UNKNOWN, OTHER = 255, 254
 
