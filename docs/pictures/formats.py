@@ -164,7 +164,9 @@ class Gallery:
         return self.outlined((one["points"], self.ids[one["label"]]) for one in read.shapes)
 
     def label_studio(self) -> np.ndarray:
-        decode = brush.sdk() or brush.unpack
+        decode = brush.sdk()
+        if decode is None:
+            sys.exit("Label Studio's own decoder is not here: pip install --no-deps label-studio-sdk")
         (task,) = json.loads(self.exact["label-studio"].read_text(encoding="utf-8"))
         values = [stroke["value"] for stroke in task["predictions"][0]["result"]]
         return self.painted(
