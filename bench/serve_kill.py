@@ -45,7 +45,11 @@ def run(console: Console, model: str, rounds: int) -> dict[str, Any]:
                 _answer(served)
                 before, _ = look_into(cache)
                 seconds = drawn.uniform(0.05, 3.0)
-                answered = _torn(served) if torn else _busy_until_killed(served, seconds, number)
+                answered = 0
+                if torn:
+                    _killed_halfway(served)
+                else:
+                    answered = _busy_until_killed(served, seconds, number)
                 left = sorted(str(path.relative_to(served.temporary)) for path in served.temporary.rglob("*"))
             within = (cache / "text.sqlite-journal").exists()
             _, without = look_into(cache, without_journal=True) if within else (0, "")
@@ -124,8 +128,8 @@ def _busy_until_killed(served: Served, seconds: float, number: int) -> int:
     return len(answered)
 
 
-def _torn(served: Served) -> int:
-    """Half of a question's words are written when it is killed. None is answered."""
+def _killed_halfway(served: Served) -> None:
+    """Half of a question's words are written when it is killed."""
     response = httpx2.post(f"{served.url}/v1/images", files={"image": ("a.jpg", photo())}, timeout=120)
     path = f"{served.url}/v1/images/{response.json()['id']}/segment"
     assert served.process.stdout is not None
@@ -135,4 +139,3 @@ def _torn(served: Served) -> int:
         served.process.kill()
         served.process.wait()
         assert isinstance(asking.exception(), httpx2.TransportError)
-    return 0

@@ -1,14 +1,18 @@
-"""Folders of small pictures, and a run of them in this process."""
+"""Folders of small pictures, and a run of them in this process or in another."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
+import sanseg
 from sanseg.folders.folder import Crew, Outcome, segment_folder
 from sanseg.folders.walk import find_folder
 from sanseg.folders.work import Settings
@@ -45,6 +49,20 @@ def segmented(
     settings = Settings(out, words, formats, encoded, simplify=simplify)
     found = find_folder([str(photos)], out)
     return segment_folder(found, Crew(segmenter, load, workers), settings, **options)
+
+
+def started(script: str, folder: Path) -> tuple[subprocess.Popen[str], IO[str]]:
+    """A process that runs a script with a folder as its argument, and what it prints."""
+    file = folder / "script.py"  # in a file: processes that it starts import it
+    file.write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, str(file), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(sanseg.__file__).parents[1])},
+    )
+    assert process.stdout is not None
+    return process, process.stdout
 
 
 def tree(folder: Path) -> dict[str, bytes]:

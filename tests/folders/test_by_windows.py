@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-import sanseg
 from sanseg import images
 from sanseg.data.datasets import SegmentationSet
 from sanseg.folders.by_windows import ByWindows
@@ -29,7 +27,7 @@ from sanseg.model.san import SAN
 from sanseg.model.weights import save_san
 from sanseg.segmenter import Segmenter, load
 from sanseg.windows import Windows, segment_by_windows
-from tests.folders.pictures import WORDS, paint, segmented, tree
+from tests.folders.pictures import WORDS, paint, segmented, started, tree
 from tests.test_geo import write
 from tests.test_large import contents, picture, read
 
@@ -260,18 +258,11 @@ if __name__ == "__main__":
 def test_after_kill_9_several_processes_go_on_in_the_middle_of_a_picture(
     photos: Path, tmp_path: Path, segmenter: Segmenter, loader: partial[Segmenter]
 ) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(sanseg.__file__).parents[1])},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deep/big.tif\n"
+    process, printed = started(SCRIPT, tmp_path)
+    assert printed.readline() == "deep/big.tif\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    process.stdout.close()
+    printed.close()
     seen: list[int] = []
     done: list[str] = []
     outcome = again(

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import sanseg
 from sanseg.folders.folder import Crew
 from sanseg.folders.manifest import Record
 from sanseg.folders.plan import Job
@@ -24,7 +23,7 @@ from sanseg.model.san import SAN
 from sanseg.model.weights import save_san
 from sanseg.run import Wish
 from sanseg.segmenter import LANES, Segmenter, load
-from tests.folders.pictures import WORDS, paint, segmented, tree
+from tests.folders.pictures import WORDS, paint, segmented, started, tree
 from tests.test_segment_each import lanes
 
 
@@ -181,15 +180,8 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path, loader: parti
     photos = tmp_path / "photos"
     for seed in range(200):
         paint(photos / f"{seed}.png", seed, (400, 300))
-    (tmp_path / "script.py").write_text(SCRIPT)
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(sanseg.__file__).parents[1])},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().endswith(".png\n")
+    process, printed = started(SCRIPT, tmp_path)
+    assert printed.readline().endswith(".png\n")
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     children = list(map(int, listed.split()))
     assert len(children) >= 2
@@ -199,4 +191,4 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path, loader: parti
     while any(Path(f"/proc/{pid}/cwd").exists() for pid in children):
         assert time.monotonic() < patience, "a worker goes on without its parent"
         time.sleep(0.05)
-    process.stdout.close()
+    printed.close()
