@@ -5,7 +5,7 @@ Q queries, R classifier rows, h w the mask grid, H W the original picture's pixe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from math import isqrt
@@ -60,6 +60,7 @@ def label_map(
     *,
     temperature: float = 1.0,
     thresholds: Sequence[float] = (),
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The label of every pixel of the original picture, and how sure it is (SAN.md, "Answer").
 
@@ -71,12 +72,15 @@ def label_map(
     row_label: the index of each row's label, or -1 for a distractor.
     temperature: T, of the confidence: the winner's share of all scores ** (1 / T). The best row stays the best.
     thresholds: for each label the confidence below which its pixels are `other_id`; () for none.
+    progress: called with the number of rows of pixels done since its last call; what it raises ends the work.
     Returns ids (H, W), indices of labels or `other_id`, uint8 with at most 254 labels, else uint16; and the
     confidence float32 (H, W) in [0, 1], the winner's share of the score of all rows, distractors included, also
     where it was too low. Raises ValueError for shapes that do not agree and for values that are not finite.
     """
     view = View(mask_logits_Qhw, probabilities_QR, geometry)
-    return label_map_of_views([view], row_label, temperature=temperature, thresholds=thresholds)
+    return label_map_of_views(
+        [view], row_label, temperature=temperature, thresholds=thresholds, progress=progress
+    )
 
 
 def label_map_of_views(
@@ -85,6 +89,7 @@ def label_map_of_views(
     *,
     temperature: float = 1.0,
     thresholds: Sequence[float] = (),
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `label_map`, of the mean score over views of one picture.
 
@@ -126,6 +131,8 @@ def label_map_of_views(
             size = (rows.stop - rows.start, columns[tile].stop - columns[tile].start)
             best[rows, columns[tile]] = row_P.view(size)
             share[rows, columns[tile]] = share_P.view(size)
+        if progress:
+            progress(rows.stop - rows.start)
     from_last = best.cpu().numpy()
     ids, confidence = _ids(row_label).take(from_last), share.clamp_max_(1).cpu().numpy()
     return set_aside(ids, confidence, thresholds), confidence

@@ -261,8 +261,18 @@ class Segmenter:
         return words if other == "auto" and words.other else words.with_other(other)
 
     @torch.inference_mode()
-    def answer(self, encoded: Encoded, words: Vocabulary, *, proposals: bool = False) -> Segmentation:
-        """An encoded picture and exactly these words, with the rivals, thresholds and temperature they have."""
+    def answer(
+        self,
+        encoded: Encoded,
+        words: Vocabulary,
+        *,
+        proposals: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Segmentation:
+        """An encoded picture and exactly these words, with the rivals, thresholds and temperature they have.
+
+        progress: as `label_map` calls it.
+        """
         classifier = self.classifier(words)
         probabilities_QR = classifier.probabilities(encoded.proposals.embeddings[0])
         ids, confidence = label_map(
@@ -272,6 +282,7 @@ class Segmenter:
             encoded.geometry,
             temperature=words.temperature,
             thresholds=words.thresholds,
+            progress=progress,
         )
         return Segmentation(
             ids,

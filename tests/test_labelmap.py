@@ -424,6 +424,27 @@ def test_thresholds_are_held_against_the_confidence_that_is_given() -> None:
         np.testing.assert_array_equal(ids, np.where(low, 254, plain))
 
 
+def test_progress_tells_of_every_row_of_pixels_and_ends_the_work_by_raising() -> None:
+    geometry = Geometry((301, 40), (301, 40), (320, 64))
+    masks, probabilities = case(9, 3, (20, 4), seed=3)
+    told: list[int] = []
+    ids, confidence = label_map(masks, probabilities, range(3), geometry, progress=told.append)
+    assert sum(told) == 301
+    assert len(told) > 1
+    plain, plain_confidence = label_map(masks, probabilities, range(3), geometry)
+    np.testing.assert_array_equal(ids, plain)
+    np.testing.assert_array_equal(confidence, plain_confidence)
+
+    def enough(rows: int) -> None:
+        told.append(rows)
+        raise KeyboardInterrupt
+
+    told.clear()
+    with pytest.raises(KeyboardInterrupt):
+        label_map(masks, probabilities, range(3), geometry, progress=enough)
+    assert len(told) == 1
+
+
 def test_scores_where_rows_and_columns_of_pixels_meet() -> None:
     geometry = Geometry((50, 40), (64, 51), (64, 64))
     masks, probabilities = case(9, 5, (8, 8), seed=4)

@@ -33,7 +33,7 @@ logger = logging.getLogger("sanseg.serve")
 
 HANDS = 2  # threads that decode, and as many that write
 RESULTS = 8  # label maps in memory: one of 25 megapixels takes 125 MB with its confidence
-IN_A_ROW = 8  # questions, before a picture that waits gets its turn
+IN_A_ROW = 8  # questions, before a picture, or a question that they came between, gets its turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,11 @@ class _Question:
     work: Callable[[_Question], Segmentation]
     future: Future[Segmentation] = field(default_factory=Future)
     abandoned: threading.Event = field(default_factory=threading.Event)
+
+    def check_wanted(self) -> None:
+        """Raises _AbandonedError, which ends the work, where nobody waits for it any more."""
+        if self.abandoned.is_set():
+            raise _AbandonedError
 
 
 class _AbandonedError(Exception):
@@ -162,7 +167,9 @@ class Worker:
 
         def work(question: _Question) -> Segmentation:
             segmenter.classifier(words, lambda _: self._between(question))
-            return segmenter.answer(encoded, words, proposals=proposals)
+            return segmenter.answer(
+                encoded, words, proposals=proposals, progress=lambda _: question.check_wanted()
+            )
 
         async with self._answered:
             question = _Question(work)
@@ -265,20 +272,17 @@ class Worker:
 
     def _between(self, question: _Question) -> None:
         """While the text tower reads many words, for seconds perhaps: the others' questions are answered."""
-        if question.abandoned.is_set():
-            raise _AbandonedError
+        question.check_wanted()
         if self._between_words:
             return
         self._between_words = True
         try:
-            while (other := self._next_question()) is not None:
+            with self._changed:  # not those that come meanwhile, which could be without end
+                others = [self._questions.popleft() for _ in range(min(IN_A_ROW, len(self._questions)))]
+            for other in others:
                 self._answer(other)
         finally:
             self._between_words = False
-
-    def _next_question(self) -> _Question | None:
-        with self._changed:
-            return self._questions.popleft() if self._questions else None
 
     def _encode(self, batch: Sequence[_Waiting]) -> None:
         batch = [one for one in batch if one.future.set_running_or_notify_cancel()]
