@@ -1,6 +1,6 @@
 """A folder segmented by the command, killed in the middle with SIGKILL, gone on with, and asked new words.
 
-    python bench/folder_resume.py PHOTOS OUT [--workers N] [--model NAME]
+    python bench/folder_resume.py PHOTOS OUT [--workers N] [--asking N] [--model NAME]
 
 Checks that nothing is lost and nothing is done twice: after the kill, no file of a picture that the manifest has is
 written again, and in the end every picture has one line and all its files. Then the same pictures are asked new words
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--workers", default="1")
+    parser.add_argument("--asking", default=str(os.cpu_count()), help="Workers that ask new words.")
     parser.add_argument("--model", default="mini")
     parser.add_argument(
         "--kill-at", type=float, default=0.5, help="Share of the pictures that are done by then."
@@ -70,15 +72,20 @@ def main() -> None:
 
     again = run(asked.photos, first, FIRST, common)
     print(f"once more, with nothing to do: {again:.1f} s", flush=True)
-    others = run(asked.photos, new, NEW, common)
-    print(
-        f"new words, all files written: {others:.0f} s, {(until_killed + afterwards) / others:.1f} times as fast"
-    )
-    fast = run(asked.photos, asked.out / "fast", NEW, [*common, "--format", "index"])
-    print(
-        f"new words, label maps and the page only: {fast:.0f} s, {(until_killed + afterwards) / fast:.1f} times"
-    )
-    check("every picture has an answer", done(new).keys() == done(asked.out / "fast").keys() == wanted)
+    asks = {
+        "new words, all files written": (),
+        f"the same with --workers {asked.asking}": ("--workers", asked.asking),
+        f"label maps and the page only, --workers {asked.asking}": (
+            "--workers",
+            asked.asking,
+            "--format",
+            "index",
+        ),
+    }
+    for number, (what, options) in enumerate(asks.items()):
+        spent = run(asked.photos, new / str(number), NEW, [*common, *options])
+        print(f"{what}: {spent:.0f} s, {(until_killed + afterwards) / spent:.1f} times as fast", flush=True)
+        check("every picture has an answer", done(new / str(number)).keys() == wanted)
     kept = [path.stat().st_size for path in (asked.out / "encoded").rglob("*.safetensors")]
     print(f"kept: {len(kept)} encoded pictures, {sum(kept) / len(kept) / 1e6:.2f} MB each")
 
