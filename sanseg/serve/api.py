@@ -45,7 +45,7 @@ ASK_FORM = {
         "labels": {
             "type": "string",
             "example": "cat, sofa | couch",
-            "description": "With commas, as in a text.",
+            "description": "With commas, as in a text; or a list in JSON, which takes labels whole.",
         },
         "other": {"type": "string", "example": "auto", "description": "auto, none, or words with commas."},
         "threshold": {"type": "string", "example": "0.3", "description": "From 0 to 1."},
@@ -155,12 +155,14 @@ async def label_set(name: str) -> schema.LabelSet:
     openapi_extra=_body("multipart/form-data", FORM),
     responses=schema.problems(400, 401, 403, 408, 413, 415, 422, 503, 504),
 )
-async def keep(request: Request) -> schema.Image:
+async def keep(request: Request, response: Response) -> schema.Image:
     """Encodes a picture and keeps it for a while: the expensive half. The same picture again has the same id."""
     service = service_of(request)
     client = service.admit(request, "pictures")
     form = await service.bodies.form(request)
-    return described(service, await service.while_wanted(request, service.keep(client, form.image)))
+    kept = await service.while_wanted(request, service.keep(client, form.image))
+    response.headers["Location"] = request.url_for("describe", id=kept.id).path
+    return described(service, kept)
 
 
 @router.get("/images/{id}", tags=["encode once, ask often"], responses=schema.problems(401, 404, 503))

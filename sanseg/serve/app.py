@@ -101,6 +101,10 @@ async def _problem(request: Request, error: Exception) -> Response:
         404: "there is nothing at this path: GET /docs shows what there is",
         405: f"{request.method[:20]} is not taken here: GET /docs shows what is",
     }
+    if request.method == "OPTIONS":  # a browser asks so before a page of another server may
+        details[405] = (
+            "OPTIONS is not taken: start the service with --origin for each server whose pages may ask"
+        )
     headers = {**(error.headers or {})}
     if error.status_code == 405:  # the framework names the methods of the first function at this path alone
         headers["Allow"] = ", ".join(sorted(_methods(request)))

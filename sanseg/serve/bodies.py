@@ -137,5 +137,7 @@ def _content_type(request: Request) -> tuple[str, str | None]:
 
 def _too_many_bytes(got: int, most: int) -> Problem:
     return Problem(
-        413, f"the request has {got} bytes or more, at most {most} are taken: send a smaller picture"
+        413,
+        f"the request has {got} bytes or more, at most {most} are taken: send a smaller picture, or start the"
+        " service with a larger --max-megabytes",
     )

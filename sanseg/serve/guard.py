@@ -47,6 +47,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status, begun = 0, monotonic()
+        if head := scope["method"] == "HEAD":  # as GET, whose body is left out
+            scope = {**scope, "method": "GET"}
 
         async def guarded(message: Message) -> None:
             nonlocal status
@@ -57,6 +59,8 @@ class Guard:
                     headers.setdefault(name, value)
                 if self._service.closing:
                     headers["Connection"] = "close"
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         self._service.open_requests += 1
@@ -72,7 +76,7 @@ class Guard:
             await problem.response()(scope, receive, guarded)
         finally:
             self._service.open_requests -= 1
-            self._note(scope, status, monotonic() - begun)
+            self._note(scope, "HEAD" if head else scope["method"], status, monotonic() - begun)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -88,8 +92,8 @@ class Guard:
             return
         await self._app(scope, receive, send)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        method = scope["method"] if scope["method"] in (*SAFE, "POST", "DELETE") else "other"
+    def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        method = method if method in (*SAFE, "POST", "DELETE") else "other"
         route = route_of(scope)
         self._service.metrics.requests.labels(method, route, str(status)).inc()
         self._service.metrics.seconds.labels(route).observe(seconds)

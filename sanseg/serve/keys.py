@@ -21,6 +21,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error.strerror}): give a file with a key a line") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
     keys = {number: line for number, line in enumerate(lines, 1) if line and not line.startswith("#")}

@@ -90,7 +90,7 @@ class About(BaseModel):
                         "type": "image/png",
                     }
                 ],
-                "limits": {"bytes": 33554432, "pixels": 50000000, "labels": 1000, "label_characters": 256},
+                "limits": {"bytes": 33554432, "pixels": 25000000, "labels": 1000, "label_characters": 256},
                 "keys": False,
             }
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import webbrowser
 from types import FrameType
@@ -34,6 +35,10 @@ def listen(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise OSError(
+                f"{host} is no address of this machine: give one, as 127.0.0.1 or 0.0.0.0"
+            ) from error
         raise OSError(
             f"port {port} of {host} cannot be had ({error.strerror}): another service may be there; choose another,"
             f" as --port {port + 1 if 0 < port < 65535 else 8000}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -69,7 +69,16 @@ class Ask(BaseModel):
     ] = None
 
 
-FIELDS = frozenset(Ask.model_fields)
+# What is wanted of each field, in words.
+WANTED = {
+    "labels": "a text with commas, or a list of texts",
+    "other": '"auto", null, or a list of words',
+    "threshold": "a number from 0 to 1",
+    "colours": 'of labels, as {"sky": "#4488ff"}',
+    "format": "a format of GET /v1/models, or view",
+    "picture": "a name of at most 255 characters",
+}
+FIELDS = frozenset(WANTED)
 
 
 def read_json(body: bytes) -> Ask:
@@ -81,17 +90,18 @@ def read_json(body: bytes) -> Ask:
 
 
 def read_fields(fields: Mapping[str, str]) -> Ask:
-    """From a form: `other` is auto, none or words with commas; `colours` is JSON. Raises Problem as `read_json`."""
+    """From a form: `other` is auto, none or words with commas; `colours` is JSON, and so are `labels` that begin as a
+    list does. Raises Problem as `read_json`.
+    """
     values: dict[str, Any] = {**fields}
-    try:
-        if "threshold" in fields:
-            values["threshold"] = float(fields["threshold"])
-        if "colours" in fields:
-            values["colours"] = json.loads(fields["colours"])
-    except (ValueError, RecursionError) as error:
-        raise Problem(
-            422, 'threshold is no number, or colours no JSON: send 0.3, or {"sky": "#4488ff"}'
-        ) from error
+    reads: dict[str, Callable[[str], Any]] = {"threshold": float, "colours": json.loads}
+    if fields.get("labels", "").lstrip().startswith("["):
+        reads["labels"] = json.loads
+    for name in reads.keys() & fields.keys():
+        try:
+            values[name] = reads[name](fields[name])
+        except (ValueError, RecursionError) as error:
+            raise Problem(422, f"{name} is {_short(fields[name])}: wanted {WANTED[name]}") from error
     if (other := fields.get("other", "auto")) != "auto":
         values["other"] = None if other in ("", "none") else other.split(",")
     try:
@@ -104,10 +114,22 @@ def explain(errors: Any) -> str:
     """The first of pydantic's errors in one line: got, wanted, remedy."""
     first = errors[0]
     where = ".".join(str(part)[:40] for part in first["loc"]) or "the request"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    got = repr(first.get("input"))
-    got = got if len(got) <= 60 else got[:60] + "..."
-    return f"{where} is {got}: {first['msg']}{more}; GET /docs shows what is taken"
+    field = where.partition(".")[0]
+    if first["type"] == "json_invalid":
+        return f'the body is no JSON ({first["msg"]}): send {{"labels": "sky, tree"}}'
+    if first["type"] == "missing":
+        return f"{where} is missing: send {WANTED.get(field, 'it')}; GET /docs shows what is taken"
+    if first["type"] == "extra_forbidden":
+        return f"there is no field {where!r}: known are {', '.join(WANTED)}"
+    got = _short(first.get("input"))
+    if field in WANTED:
+        return f"{field} is {got}: wanted {WANTED[field]}"
+    return f"{where} is {got}: {first['msg']}; GET /docs shows what is taken"
+
+
+def _short(got: Any) -> str:
+    told = repr(got)
+    return told if len(told) <= 60 else told[:60] + "..."
 
 
 def vocabulary(ask: Ask, settings: Settings) -> Vocabulary:
@@ -127,6 +149,8 @@ def _check_counts(ask: Ask, most: int) -> None:
     """
     text = isinstance(ask.labels, str)
     labels = ask.labels.split(",") if isinstance(ask.labels, str) else ask.labels
+    if labels in ([], [""]):
+        raise ValueError(f"there are no labels: send {WANTED['labels']}")
     _check_count(len(labels), most, "labels")
     sets = [label.strip()[1:] for label in labels if text and label.strip().startswith("@")]
     of_sets = [line for name in sets[:MOST_SETS] for line in read_labelset(name)]
@@ -141,7 +165,8 @@ def _check_counts(ask: Ask, most: int) -> None:
 
 def _check_count(got: int, most: int, what: str) -> None:
     if got > most:
-        raise Problem(422, f"{got} {what} came, at most {most} are taken: ask in parts")
+        remedy = "send fewer, or start the service with a larger --max-labels"
+        raise Problem(422, f"{got} {what} came, at most {most} are taken: {remedy}")
 
 
 def _colours(colours: Mapping[str, str], words: Vocabulary) -> tuple[Colour | None, ...]:

@@ -42,6 +42,7 @@ def test_a_picture_is_kept_asked_described_and_forgotten(segmenter: Segmenter) -
             "seconds_left": 3600,
         }
         assert told["bytes"] > 50 * 70 * 3
+        assert response.headers["location"] == f"/v1/images/{told['id']}"
         assert asker.get(f"/v1/images/{told['id']}").json() == told
         assert asker.post(f"/v1/images/{told['id']}/segment", json=WORDS).status_code == 200
         response = asker.delete(f"/v1/images/{told['id']}")
@@ -144,6 +145,7 @@ def asked_of_the_library(segmenter: Segmenter, data: bytes, **how: object) -> Se
         ({"labels": "sky, not toy cat, tree"}, {"labels": "sky, not toy cat, tree"}),
         ({"labels": ["sky", "tree"]}, {"labels": "sky, tree"}),
         ({"labels": "@camvid"}, {"labels": "@camvid"}),
+        ({"labels": ["sky", "tree | woods"]}, {"labels": ' ["sky", "tree | woods"]'}),
         ({"labels": "sky, tree", "other": None}, {"labels": "sky, tree", "other": "none"}),
         ({"labels": "sky, tree", "other": None}, {"labels": "sky, tree", "other": ""}),
         ({"labels": "sky", "other": ["dog", "hat"]}, {"labels": "sky", "other": "dog, hat"}),
@@ -198,6 +200,16 @@ def test_no_acceptable_format_is_said(segmenter: Segmenter) -> None:
             "/v1/segment", files=upload(picture()), data=WORDS, headers={"accept": "video/mp4"}
         )
         assert_problem(response, 406, "video/mp4", "application/json")
+
+
+def test_head_is_get_without_its_body(segmenter: Segmenter) -> None:
+    with client(segmenter) as asker:
+        for path in ("/", "/healthz", "/v1/models", f"/v1/images/{kept(asker, picture())}"):
+            whole, head = asker.get(path), asker.head(path)
+            assert (head.status_code, head.content) == (200, b""), path
+            for header in ("content-type", "content-length", "content-security-policy"):
+                assert head.headers[header] == whole.headers[header], path
+        assert asker.head("/v1/segment").status_code == 405
 
 
 def test_what_there_is_is_told(segmenter: Segmenter) -> None:

@@ -402,7 +402,7 @@ def test_the_limit_on_pixels_is_the_services_own(segmenter: Segmenter) -> None:
         ({"labels": ["x" * 200 + str(n) for n in range(5)]}, ("1005 characters", "576")),
         ({"labels": ["x" * 257]}, ("257 characters", "256")),
         ({"labels": "a", "other": [" | ".join(f"thing {n}" for n in range(21))]}, ("21 other words", "20")),
-        ({"labels": "a", "threshold": 2}, ("threshold", "less than or equal to 1")),
+        ({"labels": "a", "threshold": 2}, ("threshold is 2", "from 0 to 1")),
         ({"labels": "a", "threshold": "0.5"}, ("threshold", "number")),
         ({"labels": "a", "colours": {"b": "#ffffff"}}, ("'b'", "no label")),
         ({"labels": "a", "colours": {"a": "red"}}, ("'red'", "#rrggbb")),
@@ -412,13 +412,40 @@ def test_the_limit_on_pixels_is_the_services_own(segmenter: Segmenter) -> None:
         ({"labels": []}, ("no labels",)),
         ({"labels": "a", "other": ["a"]}, ("'a'",)),
         ({"labels": {"a": 1}}, ("labels",)),
-        ({}, ("labels", "required")),
+        ({}, ("labels is missing", "a list of texts")),
     ],
 )
 def test_words_are_bounded_and_checked(segmenter: Segmenter, asked: dict, words: tuple[str, ...]) -> None:
     with client(segmenter, labels=5) as asker:
         id_ = asker.post("/v1/images", files=upload(picture())).json()["id"]
         assert_problem(asker.post(f"/v1/images/{id_}/segment", json=asked), 422, *words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"threshold": ""}, ("threshold is ''", "a number from 0 to 1")),
+        ({"colours": "red"}, ("colours is 'red'", "#4488ff")),
+        ({"labels": '["sky",'}, ("labels is", "a list of texts")),
+        ({"labels": '["sky", 5]'}, ("labels is", "a list of texts")),
+        ({"labels": ""}, ("there are no labels",)),
+    ],
+)
+def test_fields_of_a_form_that_cannot_be_read_are_named(
+    segmenter: Segmenter, fields: dict, words: tuple[str, ...]
+) -> None:
+    with client(segmenter) as asker:
+        assert_problem(
+            asker.post("/v1/segment", files=upload(picture()), data={**WORDS, **fields}), 422, *words
+        )
+
+
+def test_a_body_that_is_no_json_is_told_so(segmenter: Segmenter) -> None:
+    with client(segmenter) as asker:
+        id_ = asker.post("/v1/images", files=upload(picture())).json()["id"]
+        headers = {"content-type": "application/json"}
+        response = asker.post(f"/v1/images/{id_}/segment", content=b"{bad", headers=headers)
+        assert_problem(response, 422, "the body is no JSON", "labels")
 
 
 def test_a_body_of_words_is_bounded(segmenter: Segmenter) -> None:

@@ -32,6 +32,13 @@ export class Field {
   clear() {
     this.#close();
     this.$word.value = "";
+    this.$word.removeAttribute("aria-invalid");
+  }
+
+  /** Gives back what was entered and cannot be a label. */
+  refuse(text) {
+    this.$word.value = text;
+    this.$word.setAttribute("aria-invalid", "true");
   }
 
   focus() {
@@ -45,6 +52,7 @@ export class Field {
 
   #typed() {
     this.#active = -1;
+    this.$word.removeAttribute("aria-invalid");
     const parts = this.$word.value.split(",");
     if (parts.length > 1) {
       this.#close();

@@ -1,6 +1,9 @@
 // The dialog that asks for a key.
 
-import { keepKey } from "./service.js";
+import { hasKey, keepKey } from "./service.js";
+
+const ASK = "It stays in this tab, until the tab is closed.";
+const WRONG = "This server does not know that key. Check it, and type it again.";
 
 let unlocking = null;
 
@@ -8,6 +11,9 @@ let unlocking = null;
 export function askForKey(problem) {
   unlocking ??= new Promise((resolve, reject) => {
     const dialog = document.getElementById("locked"), key = document.getElementById("key");
+    const wrong = hasKey();
+    document.getElementById("locked-why").textContent = wrong ? WRONG : ASK;
+    key.setAttribute("aria-invalid", String(wrong));
     key.value = "";
     dialog.returnValue = "";
     dialog.showModal();
@@ -15,7 +21,10 @@ export function askForKey(problem) {
       "close",
       () => {
         unlocking = null;
-        if (dialog.returnValue !== "go" || !key.value) return reject(problem);
+        if (dialog.returnValue !== "go" || !key.value) {
+          problem.message = "This server answers nobody without a key. Change a word, and it asks for the key again.";
+          return reject(problem);
+        }
         keepKey(key.value.trim());
         resolve();
       },

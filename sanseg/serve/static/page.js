@@ -24,16 +24,26 @@ let lastAsked = null;
 let spotlight = null;
 let restHidden = false;
 let speaking = 0;
+let good = null; // the last photo that the service took
+let regret = ""; // why another was not taken in its place, until something is changed
 let opened = 0; // photos so far: one that takes long to read does not replace a later one
 
-const settings = new Settings({ changed, repaint });
-const words = new Words({ suggestions, changed, repaint, spotlight: lightUp, say });
+const settings = new Settings({ changed: edited, repaint });
+const words = new Words({
+  suggestions,
+  changed: edited,
+  repaint,
+  spotlight: lightUp,
+  say,
+  wrong: (sentence) => tell(sentence, "problem"),
+});
 const look = new Look({ pointed: (what) => words.point(what?.id ?? null), say, resized: repaint });
 const asking = new Asking({
   busy: (busy) => $("frame").setAttribute("aria-busy", String(busy)),
   encoding: () => ($("progress").hidden = false),
   encoded: () => {
     $("progress").hidden = true;
+    good = file;
     suggestions.load(); // nothing is more urgent now
   },
   view: shown,
@@ -52,6 +62,11 @@ const asking = new Asking({
 function question() {
   const { other, threshold } = settings;
   return { labels: words.labels, other: other ? "auto" : null, threshold, colours: words.colours, picture: file.name };
+}
+
+function edited() {
+  regret = "";
+  changed();
 }
 
 function changed() {
@@ -74,7 +89,7 @@ function changed() {
 }
 
 function shown(buffer, asked) {
-  tell("");
+  tell(regret, "problem");
   const answer = readView(buffer);
   look.size = answer;
   show(answer);
@@ -104,11 +119,8 @@ function summary() {
 
 function refused(error) {
   $("progress").hidden = true;
-  tell(error.message, "problem");
-  if (error.ofPicture) {
-    file = null;
-    begin();
-  }
+  if (error.ofPicture) goBack(file, error.message);
+  else tell(error.message, "problem");
 }
 
 // Painting
@@ -168,7 +180,8 @@ $("rest").querySelector(".eye").addEventListener("click", () => {
 
 // A photo
 
-async function open(chosen) {
+/** why: the photo before it was not taken. */
+async function open(chosen, why = "") {
   const wrong = photo.tooLarge(chosen, limits);
   if (wrong) return tell(wrong, "problem");
   const turn = ++opened;
@@ -179,10 +192,11 @@ async function open(chosen) {
     return tell(`${chosen.name} cannot be read: choose the file of a photo`, "problem");
   }
   if (turn !== opened) return;
-  tell("");
+  regret = why;
+  tell(why, "problem");
   const size = await photo.show(held, $("photo"));
   const many = size && photo.tooManyPixels(size, limits);
-  if (many) return begin(), tell(many, "problem");
+  if (many) return goBack(chosen, many);
   const seen = size ? await photo.copyToSee(held, $("photo"), size) : held;
   const written = await photo.written(held);
   if (turn !== opened) return;
@@ -203,10 +217,17 @@ async function open(chosen) {
   if (matchMedia("(pointer: fine)").matches) words.focus();
 }
 
+/** A photo is not taken: the one before it is shown again, or the invitation. */
+function goBack(from, why) {
+  if (good && good !== from) return open(good, why);
+  begin();
+  tell(why, "problem");
+}
+
 /** Back to the invitation. */
 function begin() {
   opened++;
-  file = null;
+  file = good = null;
   photo.keep(null);
   asking.open(null);
   show(null);
@@ -251,6 +272,17 @@ function list(formats) {
 }
 
 // What is said
+
+/** Where the photo sticks to the top of a narrow screen, what is typed is not to be behind it. */
+function uncover({ target }) {
+  requestAnimationFrame(() => {
+    const [above, box] = [$("stage"), target].map((one) => one.getBoundingClientRect());
+    if (box.left < above.right && box.top < above.bottom) scrollBy(0, box.top - above.bottom - 8);
+  });
+}
+
+$("panel").addEventListener("focusin", uncover);
+$("panel").addEventListener("input", uncover);
 
 function tell(text, kind = "") {
   const message = $("message");

@@ -46,6 +46,7 @@ export async function isReady() {
   }
 }
 
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 export const keepKey = (key) => sessionStorage.setItem(KEY, key);
 
 function segment(id, question, signal, read) {

@@ -55,9 +55,8 @@ export class Suggestions {
       .map(([name, labels]) => ({ text: `@${name}`, note: `${labels} labels` }));
   }
 
-  /** The labels of "@ade150", synonyms and all; null where there is no such set. */
+  /** The labels of "@ade150", synonyms and all. */
   async expand(text) {
-    if (!this.#sets.has(text.slice(1))) return null;
     const { labels } = await service.labelSet(text.slice(1));
     return labels.map(({ label, synonyms }) => [label, ...synonyms].join(" | "));
   }

@@ -12,10 +12,10 @@ export class Words {
 
   /**
    * suggestions: see suggestions.js. changed(): other words are asked. repaint(): the same words look otherwise.
-   * spotlight(id or null). say(text): for screen readers.
+   * spotlight(id or null). say(text): for screen readers. wrong(sentence): of what cannot be a label.
    */
-  constructor({ suggestions, changed, repaint, spotlight, say }) {
-    Object.assign(this, { suggestions, changed, repaint, spotlight, say });
+  constructor({ suggestions, changed, repaint, spotlight, say, wrong }) {
+    Object.assign(this, { suggestions, changed, repaint, spotlight, say, wrong });
     for (const id of ["chips", "everything", "chip"]) this[`$${id}`] = document.getElementById(id);
     this.field = new Field({
       suggestions,
@@ -201,6 +201,7 @@ export class Words {
     const label = tidy(text);
     if (!label) return;
     const labels = label.startsWith("@") ? await this.#expanded(label) : [label];
+    if (!labels.length) return this.field.refuse(text);
     const taken = new Set(this.#chips.map((chip) => fold(chip.text)));
     const fresh = labels.filter((one) => !taken.has(fold(one)));
     for (const one of fresh) this.#add(one);
@@ -209,11 +210,14 @@ export class Words {
     this.changed();
   }
 
+  /** The labels of a set; none where there is no such set. */
   async #expanded(text) {
     try {
-      return (await this.suggestions.expand(text)) ?? [text];
-    } catch {
-      return [text]; // the service knows what it means, or says what is wrong
+      return await this.suggestions.expand(text);
+    } catch (error) {
+      if (error.status !== 404) return [text]; // the service will know what it means
+      this.wrong(error.message);
+      return [];
     }
   }
 }

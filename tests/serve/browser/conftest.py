@@ -24,9 +24,12 @@ from tests.serve.browser.driver import Driver  # noqa: E402  it needs playwright
 SECONDS = 60  # that anything on the page may take here, on a busy machine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, else playwright's own."""
+    """Debian's Chromium, else playwright's own.
+
+    Not for longer than these tests: playwright leaves a loop running, beside which others' `asyncio.run` fails.
+    """
     with sync_api.sync_playwright() as playwright:
         path = shutil.which("chromium") or shutil.which("chromium-browser")
         if path is None and Path(playwright.chromium.executable_path).is_file():
@@ -38,7 +41,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The model in the box, as `sanseg serve` serves it. Not to be stopped."""
     with running(Server(tmp_path_factory.mktemp("served") / "log", "--max-megabytes", "8")) as server:

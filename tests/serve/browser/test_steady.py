@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Route, expect
 
 from tests.serve.browser.conftest import Library, OpenTab
@@ -234,3 +235,74 @@ def test_hostile_labels_are_text(served: Server, open_tab: OpenTab) -> None:
 
 def _bytes(name: str) -> bytes:
     return (EXAMPLES / name).read_bytes()
+
+
+def test_a_photo_that_is_not_taken_leaves_the_one_before(tab: Driver, mini: Library, tmp_path: Path) -> None:
+    """Whether the page sees that it is too large, or the server that it is none."""
+    tab.open_photo("cat.jpg")
+    tab.exact()
+    tab.enter("cat")
+    broken, large = tmp_path / "broken.jpg", tmp_path / "large.png"
+    broken.write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:2000])
+    Image.new("L", (5200, 5000)).save(large)
+    for photo, why in ((broken, "damaged"), (large, "5200 x 5000 pixels")):
+        tab.page.set_input_files("#file", photo)
+        tab.wait_for_message(why)
+        tab.settle()
+        expect(tab.page.locator("#frame")).to_have_attribute("aria-label", "Photo cat.jpg")
+        assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("cat"))
+        assert why in tab.message, "it is told no longer, and nobody has read it"
+    tab.type("sofa")
+    assert tab.message == ""
+
+
+def test_a_set_that_is_none_becomes_no_label(tab: Driver, mini: Library) -> None:
+    """It would stand in the way of all other words."""
+    tab.open_photo("cat.jpg")
+    tab.exact()
+    tab.page.focus("#word")
+    tab.page.keyboard.type("@nope")
+    tab.page.keyboard.press("Enter")
+    tab.wait_for_message("nope")
+    word = tab.page.locator("#word")
+    expect(word).to_have_attribute("aria-invalid", "true")
+    assert (tab.chips, word.input_value()) == ([], "@nope")
+    word.fill("cat")
+    assert word.get_attribute("aria-invalid") is None
+    tab.settle()
+    assert tab.message == ""
+    assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("cat"))
+
+
+def test_a_wrong_key_is_told(mortal: Server, open_tab: OpenTab) -> None:
+    tab = open_tab(mortal.url)
+    tab.page.set_input_files("#file", EXAMPLES / "cat.jpg")
+    why, key = tab.page.locator("#locked-why"), tab.page.locator("#key")
+    expect(why).to_contain_text("tab")
+    key.fill("not-a-key-of-this-server")
+    tab.page.keyboard.press("Enter")
+    expect(why).to_contain_text("does not know that key")
+    expect(key).to_have_attribute("aria-invalid", "true")
+    tab.page.keyboard.press("Escape")
+    tab.wait_for_message("without a key")
+
+
+def test_what_is_typed_and_what_is_wrong_stays_in_sight(served: Server, open_tab: OpenTab) -> None:
+    """On a narrow screen the photo sticks to its top."""
+    tab = open_tab(served.url, viewport={"width": 800, "height": 900})
+    tab.open_photo("cat.jpg")
+    tab.page.locator("#download").evaluate("details => { details.open = true }")
+    tab.page.mouse.move(700, 850)
+    tab.page.focus("#larger")
+    tab.page.mouse.wheel(0, 4000)
+    tab.page.wait_for_function("() => scrollY > 100")
+    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.type("@nope,")
+    tab.wait_for_message("nope")
+    tab.page.wait_for_function(
+        "() => document.getElementById('word').getBoundingClientRect().top"
+        " >= document.getElementById('stage').getBoundingClientRect().bottom"
+    )
+    box = tab.page.locator("#message").bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] < 900 - box["height"]
