@@ -78,9 +78,6 @@ def serve(
         from sanseg.serve.keys import read_keys
         from sanseg.serve.settings import MEGABYTE, Settings
 
-        for one in name or ():
-            if "/" in one or ":" in one:
-                raise ValueError(f"--name {one!r} is no name of a host: give it alone, as example.org")
         settings = Settings(
             keys=() if keys is None else read_keys(keys),
             origins=tuple(origin or ()),

@@ -27,7 +27,7 @@ class Settings:
     seconds: from a whole request to its answer, at most. receiving_seconds: that a request may take to come.
 
     Raises ValueError for numbers below 1 (`batch_seconds`: 0), for more labels than a label map
-    holds, and for what is no origin.
+    holds, and for what is no origin or no name of a host.
     """
 
     keys: tuple[str, ...] = ()
@@ -58,6 +58,9 @@ class Settings:
             scheme, _, rest = origin.partition("://")
             if scheme not in ("http", "https") or not rest or {"/", "*", " "} & {*rest}:
                 raise ValueError(f"{origin!r} is no origin: give one without a path, as https://example.org")
+        for host in self.hosts:
+            if "/" in host or host.count(":") == 1:  # an address has more colons, or none
+                raise ValueError(f"{host!r} is no name of a host: give it alone, as example.org")
         if self.labels > MAX_LABELS:
             raise ValueError(f"labels is {self.labels}: a label map has room for {MAX_LABELS}")
 

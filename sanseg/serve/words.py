@@ -71,14 +71,14 @@ class Ask(BaseModel):
 
 # What is wanted of each field, in words.
 WANTED = {
-    "labels": "a text with commas, or a list of texts",
+    "labels": 'a text with commas, or a list of texts, as ["sky", "tree | woods"]',
     "other": '"auto", null, or a list of words',
     "threshold": "a number from 0 to 1",
     "colours": 'of labels, as {"sky": "#4488ff"}',
     "format": "a format of GET /v1/models, or view",
     "picture": "a name of at most 255 characters",
 }
-FIELDS = frozenset(WANTED)
+FIELDS = frozenset(Ask.model_fields)
 
 
 def read_json(body: bytes) -> Ask:
@@ -97,9 +97,11 @@ def read_fields(fields: Mapping[str, str]) -> Ask:
     reads: dict[str, Callable[[str], Any]] = {"threshold": float, "colours": json.loads}
     if fields.get("labels", "").lstrip().startswith("["):
         reads["labels"] = json.loads
-    for name in reads.keys() & fields.keys():
+    for name, read in reads.items():
+        if name not in fields:
+            continue
         try:
-            values[name] = reads[name](fields[name])
+            values[name] = read(fields[name])
         except (ValueError, RecursionError) as error:
             raise Problem(422, f"{name} is {_short(fields[name])}: wanted {WANTED[name]}") from error
     if (other := fields.get("other", "auto")) != "auto":
@@ -120,7 +122,7 @@ def explain(errors: Any) -> str:
     if first["type"] == "missing":
         return f"{where} is missing: send {WANTED.get(field, 'it')}; GET /docs shows what is taken"
     if first["type"] == "extra_forbidden":
-        return f"there is no field {where!r}: known are {', '.join(WANTED)}"
+        return f"there is no field {where!r}: known are {', '.join(Ask.model_fields)}"
     got = _short(first.get("input"))
     if field in WANTED:
         return f"{field} is {got}: wanted {WANTED[field]}"
@@ -154,7 +156,8 @@ def _check_counts(ask: Ask, most: int) -> None:
     _check_count(len(labels), most, "labels")
     sets = [label.strip()[1:] for label in labels if text and label.strip().startswith("@")]
     of_sets = [line for name in sets[:MOST_SETS] for line in read_labelset(name)]
-    _check_count(len(sets), MOST_SETS, "label sets")
+    if len(sets) > MOST_SETS:
+        raise ValueError(f"{len(sets)} label sets came, at most {MOST_SETS} are taken: send fewer")
     _check_count(len(labels) - len(sets) + len(of_sets), most, "labels")
     other = ask.other if isinstance(ask.other, list) else []
     _check_count(len(other), most, "other words")

@@ -168,7 +168,9 @@ def test_a_port_that_is_taken_is_said() -> None:
 
 def test_an_address_that_is_not_there_is_said() -> None:
     assert "127.0.0.1" in refused("--host", "no.such.host.invalid")
-    assert "203.0.113.1" in refused("--host", "203.0.113.1", "--port", "0")
+    told = refused("--host", "203.0.113.1", "--port", "0")
+    assert "203.0.113.1 is no address of this machine" in told
+    assert "--port" not in told
 
 
 def test_a_model_that_cannot_be_loaded_is_said() -> None:
@@ -177,10 +179,12 @@ def test_a_model_that_cannot_be_loaded_is_said() -> None:
 
 def test_wrong_keys_and_origins_are_said(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    assert "keys" in refused("--keys", str(file))
+    assert f"{file} cannot be read" in refused("--keys", str(file))
     file.write_text("short")
     assert "line 1" in refused("--keys", str(file))
     assert "https://example.org" in refused("--origin", "example.org")
+    for name in ("http://example.org", "example.org:8000"):
+        assert f"'{name}' is no name of a host" in refused("--name", name)
 
 
 def test_a_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

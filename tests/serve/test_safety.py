@@ -421,6 +421,19 @@ def test_words_are_bounded_and_checked(segmenter: Segmenter, asked: dict, words:
         assert_problem(asker.post(f"/v1/images/{id_}/segment", json=asked), 422, *words)
 
 
+def test_a_preflight_without_named_origins_is_told_of_the_option(segmenter: Segmenter) -> None:
+    with client(segmenter) as asker:
+        assert_problem(asker.options("/v1/segment"), 405, "--origin")
+
+
+def test_label_sets_are_bounded_whatever_the_limit_on_labels(segmenter: Segmenter) -> None:
+    with client(segmenter) as asker:
+        data = {"labels": ",".join(["@voc"] * 21)}
+        response = asker.post("/v1/segment", files=upload(picture()), data=data)
+        assert_problem(response, 422, "21 label sets", "at most 20", "send fewer")
+        assert "--max-labels" not in response.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

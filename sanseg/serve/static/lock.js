@@ -4,6 +4,7 @@ import { hasKey, keepKey } from "./service.js";
 
 const ASK = "It stays in this tab, until the tab is closed.";
 const WRONG = "This server does not know that key. Check it, and type it again.";
+const NONE = "This server answers nobody without a key. Change a word, and it asks for the key again.";
 
 let unlocking = null;
 
@@ -22,8 +23,7 @@ export function askForKey(problem) {
       () => {
         unlocking = null;
         if (dialog.returnValue !== "go" || !key.value) {
-          problem.message = "This server answers nobody without a key. Change a word, and it asks for the key again.";
-          return reject(problem);
+          return reject(Object.assign(problem, { message: NONE }));
         }
         keepKey(key.value.trim());
         resolve();

@@ -84,7 +84,7 @@ function changed() {
   asking.ask(asked.labels === null ? null : asked);
   if (asked.labels === null) {
     show(null);
-    tell("");
+    tell(regret, "problem");
   }
 }
 
@@ -260,6 +260,19 @@ $("another").addEventListener("click", () => {
   $("pick").focus();
 });
 
+// What is in sight
+
+/** Where the photo sticks to the top of a narrow screen, what is typed is not to be behind it. */
+function uncover({ target }) {
+  requestAnimationFrame(() => {
+    const [above, box] = [$("stage"), target].map((one) => one.getBoundingClientRect());
+    if (box.left < above.right && box.top < above.bottom) scrollBy(0, box.top - above.bottom - 8);
+  });
+}
+
+$("panel").addEventListener("focusin", uncover);
+$("panel").addEventListener("input", uncover);
+
 // Downloads
 
 function list(formats) {
@@ -272,17 +285,6 @@ function list(formats) {
 }
 
 // What is said
-
-/** Where the photo sticks to the top of a narrow screen, what is typed is not to be behind it. */
-function uncover({ target }) {
-  requestAnimationFrame(() => {
-    const [above, box] = [$("stage"), target].map((one) => one.getBoundingClientRect());
-    if (box.left < above.right && box.top < above.bottom) scrollBy(0, box.top - above.bottom - 8);
-  });
-}
-
-$("panel").addEventListener("focusin", uncover);
-$("panel").addEventListener("input", uncover);
 
 function tell(text, kind = "") {
   const message = $("message");

@@ -241,17 +241,19 @@ def test_a_photo_that_is_not_taken_leaves_the_one_before(tab: Driver, mini: Libr
     """Whether the page sees that it is too large, or the server that it is none."""
     tab.open_photo("cat.jpg")
     tab.exact()
-    tab.enter("cat")
     broken, large = tmp_path / "broken.jpg", tmp_path / "large.png"
     broken.write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:2000])
     Image.new("L", (5200, 5000)).save(large)
-    for photo, why in ((broken, "damaged"), (large, "5200 x 5000 pixels")):
+    for photo, why in ((broken, "damaged"), (large, "5200 x 5000 pixels"), (broken, "damaged")):
         tab.page.set_input_files("#file", photo)
         tab.wait_for_message(why)
         tab.settle()
         expect(tab.page.locator("#frame")).to_have_attribute("aria-label", "Photo cat.jpg")
-        assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("cat"))
         assert why in tab.message, "it is told no longer, and nobody has read it"
+        if not tab.chips:  # at first there are no words
+            tab.enter("cat")
+            assert tab.message == ""
+        assert is_painted(tab, mini.encode(EXAMPLES / "cat.jpg").segment("cat"))
     tab.type("sofa")
     assert tab.message == ""
 
