@@ -10,6 +10,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -118,8 +119,9 @@ def _unpacked(low: Tensor, high: Tensor) -> Tensor:
     content = opened.decompress(high.numpy().data, count + 1)
     if len(content) != count or not opened.eof:
         raise ValueError(f"{len(content)} high bytes or more for {count} low ones")
-    high = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(low.shape)
-    return torch.stack([low, high], -1).view(torch.float16).squeeze(-1).float()
+    both = np.empty((count, 2), dtype=np.uint8)
+    both[:, 0], both[:, 1] = low.numpy().ravel(), np.frombuffer(content, dtype=np.uint8)
+    return torch.from_numpy(both.view(np.float16).reshape(low.shape)).float()
 
 
 def _seal(tensors: dict[str, Tensor], name: str) -> Tensor:

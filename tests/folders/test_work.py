@@ -131,7 +131,8 @@ def test_several_processes_give_what_one_gives(
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # convolutions round by the number of threads
     try:
-        segmented(photos, tmp_path / "one/out", segmenter)
+        # Kept in both: what is kept is rounded.
+        segmented(photos, tmp_path / "one/out", segmenter, encoded=tmp_path / "kept by one")
         told: list[str] = []
         outcome = segmented(
             photos,
