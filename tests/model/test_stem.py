@@ -13,7 +13,7 @@ from torch import Tensor
 from sanseg.model.clip import CLIP
 from sanseg.model.config import SANConfig
 from sanseg.model.san import SAN
-from sanseg.model.stem import STEMS, Guess
+from sanseg.model.stem import STEMS, Guess, SameConvolution
 from sanseg.model.weights import load_san, save_san
 from tests.conftest import make_san
 
@@ -46,6 +46,19 @@ def test_a_stem_gives_features_at_strides_8_16_and_32(name: str) -> None:
     assert coarse.shape == (2, stem.COARSE_CHANNELS, 2, 3)
     with pytest.raises(ValueError, match=f"patch is 14: the stem '{name}' gives one token for 16 pixels"):
         STEMS[name](24, 14)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_convolutions_are_padded_as_tensorflow_pads(kernel: int, stride: int, groups: int) -> None:
+    """What is missing is zeros, half of them before the picture and half after it, an odd one after it."""
+    convolution = SameConvolution(4, 8, kernel, stride, groups)
+    x = torch.randn(2, 4, 32, 48)
+    begin, end = (kernel - stride) // 2, (kernel - stride + 1) // 2
+    padded = F.pad(x, (begin, end, begin, end))
+    wanted = F.conv2d(padded, convolution.weight, convolution.bias, stride, groups=groups)
+    torch.testing.assert_close(convolution(x), wanted)
 
 
 @torch.inference_mode()
