@@ -25,6 +25,7 @@ from sanseg.cli.words_options import (
     Threshold,
     read_words,
 )
+from sanseg.folders.start import begin_early
 
 
 @app.command(epilog=EXIT_CODES)
@@ -111,6 +112,8 @@ def segment(
         is_folder = any(Path(photo).is_dir() for photo in photos)
         if not is_folder and (overwrite or any(patterns)):
             raise ValueError("--include, --exclude and --overwrite are for folders: give one")
+        if workers > 1:
+            begin_early()
         from sanseg.devices import name_dtype
         from sanseg.folders.folder import Crew, segment_files, segment_folder
         from sanseg.folders.keep import ENCODED, holds_earlier

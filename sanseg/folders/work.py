@@ -19,7 +19,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from sanseg import draw
 from sanseg.folders.keep import KeptPictures, rounded
 from sanseg.folders.manifest import Record
 from sanseg.folders.plan import Job
+from sanseg.folders.start import context
 from sanseg.formats import FORMATS
 from sanseg.images import read_image, write_bytes
 from sanseg.model.download import sha256_of
@@ -197,13 +198,13 @@ def in_lanes(hand: Callable[[Job], Record], jobs: Iterable[Job], wish: Wish) -> 
 def in_processes(
     load: Callable[[], Segmenter], settings: Settings, workers: int, jobs: Iterable[Job], wish: Wish
 ) -> Generator[Record, None, None]:
-    """As `in_lanes`, in processes that are started afresh; each loads a model and holds one picture at a time.
+    """As `in_lanes`, in processes of their own; each loads a model and holds one picture at a time.
 
     load: picklable. Torch's threads are divided among the processes; they end with this one, even if it is killed.
     Raises OSError where one of them dies.
     """
     threads = max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (load, settings, threads))
+    pool = ProcessPoolExecutor(workers, context(), _begin, (load, settings, threads))
     with pool:
         try:
             yield from _as_done(pool, _work, jobs, 2 * workers, wish)
