@@ -24,12 +24,10 @@ class Pictures:
 
     shares: how often each set is drawn, relative to the others. Within a set, a picture is drawn more often for its
     rarest label, by the square root of how rare that is (repeat factors, Gupta et al., "LVIS", CVPR 2019).
-    mixed: the share of pictures that half of another's labels are pasted onto.
     """
 
-    def __init__(self, sets: Sequence[SegmentationSet], shares: Sequence[float], mixed: float = 0.0) -> None:
+    def __init__(self, sets: Sequence[SegmentationSet], shares: Sequence[float]) -> None:
         self.sets = tuple(sets)
-        self.mixed = mixed
         self.shares = np.cumsum(shares) / np.sum(shares)
         self.weights = [np.cumsum(repeat_factors(one)) for one in sets]
         self.tables = {
@@ -42,23 +40,13 @@ class Pictures:
     def draw(self, number: int, augmentation: Augmentation) -> Example:
         rng = np.random.default_rng((0, number))
         source = int(np.searchsorted(self.shares, rng.random(), side="right"))
-        name, image, index_map = self._of(source, augmentation, rng)
-        if self.mixed and rng.random() < self.mixed:
-            _, other, other_map = self._of(source, augmentation, rng)
-            image, index_map = pasted(
-                image, index_map, other, other_map, len(self.sets[source].files.labels), rng
-            )
+        weights = self.weights[source]
+        sample = self.sets[source][int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
+        image, index_map = augment(sample.image, sample.index_map, augmentation, rng)
         if rng.random() < ELSEWHERE:
             source, index_map = self._elsewhere(source, index_map, rng)
         padded = to_tensors(image, index_map, augmentation.crop, OPENAI_MEAN, OPENAI_STD, 255)
-        return Example(name, *padded, source=source)
-
-    def _of(
-        self, source: int, augmentation: Augmentation, rng: np.random.Generator
-    ) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8]]:
-        weights = self.weights[source]
-        sample = self.sets[source][int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))]
-        return sample.name, *augment(sample.image, sample.index_map, augmentation, rng)
+        return Example(sample.name, *padded, source=source)
 
     def _elsewhere(
         self, source: int, index_map: NDArray[np.uint8], rng: np.random.Generator
@@ -71,30 +59,6 @@ class Pictures:
             if known > 0 and known >= ENOUGH * labelled.sum():
                 return other, map_there
         return source, index_map
-
-
-def pasted(
-    image: NDArray[np.uint8],
-    index_map: NDArray[np.uint8],
-    other: NDArray[np.uint8],
-    other_map: NDArray[np.uint8],
-    labels: int,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A picture and its map with half of another's labels pasted where they are (ClassMix, Olsson et al., WACV 2021).
-
-    Things then stand before what they never stood before: a set of 150 pictures is less easily learned by heart.
-    """
-    h, w = np.minimum(index_map.shape, other_map.shape)
-    near, near_map = other[:h, :w], other_map[:h, :w]
-    shown = np.unique(near_map)
-    shown = shown[shown < labels]
-    chosen = rng.choice(shown, (len(shown) + 1) // 2, replace=False)
-    where = np.isin(near_map, chosen)
-    image, index_map = image.copy(), index_map.copy()
-    image[:h, :w][where] = near[where]
-    index_map[:h, :w][where] = near_map[where]
-    return image, index_map
 
 
 def repeat_factors(one: SegmentationSet) -> NDArray[np.float64]:

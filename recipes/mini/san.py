@@ -51,13 +51,13 @@ from sanseg.model.weights import load_san, save_san
 
 # How often a picture is drawn of each set: at first, and in the second leg, more of those that are hard.
 SETS = {
-    "coco_panoptic": (450, 500),
-    "coco_things": (330, 330),
-    "voc": (620, 620),
-    "clothing": (550, 550),
-    "facade": (330, 350),
-    "msrc": (330, 330),
-    "camvid": (230, 450),
+    "coco_panoptic": (450, 900),
+    "coco_things": (330, 300),
+    "voc": (620, 450),
+    "clothing": (550, 900),
+    "facade": (330, 400),
+    "msrc": (330, 250),
+    "camvid": (230, 800),
 }
 LOSS = LossConfig(points=1_024, count_unknown=False, answer_weight=4.0, answer_points=1_024)
 OTHERS = {"region": 1.0, "early": 0.5, "photo": 0.5}  # weights of the losses that are not SAN's
@@ -80,7 +80,6 @@ class Stage:
 
 # Small pictures teach names soon, larger ones where borders and thin things are, at the same cost a step.
 STAGES = (Stage(0, 320, 256, 16, 4), Stage(2_000, 448, 384, 8, 2), Stage(3_000, 448, 448, 6, 2, leg=1))
-MIXED = (0.0, 0.3)  # in each leg, the share of pictures with another's labels pasted onto them
 LEGS = ((3_000, 1.0), (1_200, 0.5))  # steps, and the share of LEARNING_RATE that falls to nothing over them
 # How strongly a ground-truth bias turns [SLS] tokens away from the rest of the picture: drawn between these.
 HARDNESS = (3.0, 12.0)
@@ -257,9 +256,7 @@ def batches(
     sets: Sequence[SegmentationSet], photos: Sequence[Photo], names: Sequence[str], step: int
 ) -> Iterator[tuple[Batch, Batch, Tensor]]:
     """Step after step, one step ahead in a thread."""
-    pictures = [
-        Pictures(sets, [shares[leg] for shares in SETS.values()], mixed) for leg, mixed in enumerate(MIXED)
-    ]
+    pictures = [Pictures(sets, [shares[leg] for shares in SETS.values()]) for leg in range(len(LEGS))]
     named = Photos(photos, names)
 
     def load(number: int) -> tuple[Batch, Batch, Tensor]:

@@ -68,32 +68,6 @@ def test_a_picture_is_asked_another_sets_labels_only_where_they_say_enough_of_it
     assert seen["farms/yard"] == (0, [0, 0, UNKNOWN, UNKNOWN])
 
 
-def test_half_of_anothers_labels_are_pasted_with_what_they_show(mini: ModuleType) -> None:
-    picture, index_map = np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 9, np.uint8)
-    other_map = np.array([[0, 1, 2, 3, OTHER, UNKNOWN, 0]] * 3, np.uint8)
-    other = np.repeat(other_map[..., None] + np.uint8(1), 3, axis=2)
-    rng = np.random.default_rng(0)
-    image, pasted = mini.examples.pasted(picture, index_map, other, other_map, 4, rng)
-    new = pasted != 9
-    assert len(np.unique(pasted[new])) == 2
-    assert set(pasted[new]) < {0, 1, 2, 3}
-    assert not new[3].any()  # the other picture ends there
-    np.testing.assert_array_equal(image[new][:, 0], pasted[new] + 1)
-    assert not image[~new].any()
-    assert not picture.any()
-    assert (index_map == 9).all()
-
-
-def test_a_picture_of_nothing_known_pastes_nothing(mini: ModuleType) -> None:
-    picture, index_map = np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8)
-    nothing = np.full((2, 2), UNKNOWN, np.uint8)
-    image, pasted = mini.examples.pasted(
-        picture, index_map, picture + 1, nothing, 4, np.random.default_rng(0)
-    )
-    assert not image.any()
-    assert not pasted.any()
-
-
 def test_half_of_the_points_fall_evenly_on_the_labels(mini: ModuleType) -> None:
     index_map = torch.zeros(10, 10, dtype=torch.int64)
     index_map[9, 9], index_map[:, 0] = 1, unknown_id(2)
