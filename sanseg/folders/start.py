@@ -7,18 +7,19 @@ import signal
 import sys
 from multiprocessing.context import BaseContext
 
+# A fork on macOS may crash in its system's libraries, Metal's among them. Of Python 3.11.0, other users of the machine
+# could speak to the server (CVE-2022-42919).
+FORKED = sys.platform == "linux" and sys.version_info >= (3, 11, 1)
+
 
 def context() -> BaseContext:
-    """On Linux, of processes that are forked from a server which has done nothing but import; elsewhere, spawned.
-
-    A fork on macOS may crash in its system's libraries, Metal's among them.
-    """
-    return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    """Of processes that are forked from a server that has only imported, where that is safe; else spawned."""
+    return multiprocessing.get_context("forkserver" if FORKED else "spawn")
 
 
 def begin_early() -> None:
     """Has the server import what workers need, while this process still imports it for itself."""
-    if sys.platform != "linux":
+    if not FORKED:
         return
     from multiprocessing import forkserver, resource_tracker
 

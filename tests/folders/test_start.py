@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from sanseg.folders.start import FORKED
+
 PROGRAM = """
 import signal, sys
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +24,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+@pytest.mark.skipif(not FORKED, reason="workers are spawned here")
 def test_workers_begin_with_what_they_need_and_leave_ctrl_c_alone() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)
