@@ -127,5 +127,6 @@ def test_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_gives_nearly_the_same_answer(cat: Encoded, dtype: torch.dtype) -> None:
-    half = sanseg.load("mini", device="cpu", dtype=dtype)(EXAMPLES / "cat.jpg", "cat, sofa")
-    assert (half.label_map == cat.segment("cat, sofa").label_map).mean() > 0.98
+    # Without rivals: a processor takes long to read words in float16.
+    half = sanseg.load("mini", device="cpu", dtype=dtype)(EXAMPLES / "cat.jpg", "cat, sofa, wall", None)
+    assert (half.label_map == cat.segment("cat, sofa, wall", None).label_map).mean() > 0.98

@@ -258,13 +258,13 @@ def test_a_query_counts_however_little_it_says_where_nothing_else_speaks() -> No
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the resource module measures memory on Unix only")
 def test_memory_does_not_grow_with_rows_times_pixels() -> None:
-    """2,000 rows on 2 megapixels would be 16 GB as one tensor; the masks at that size alone 800 MB."""
+    """2,000 rows on a megapixel would be 8 GB as one tensor; the masks at that size alone 400 MB."""
     program = """
 import resource, torch
 from sanseg.images import Geometry
 from sanseg.labelmap import label_map
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-geometry = Geometry((1250, 1600), (250, 320), (256, 320))
+geometry = Geometry((800, 1250), (200, 312), (224, 320))
 masks, probabilities = torch.randn(100, 4, 5), torch.randn(100, 2001).softmax(-1)[:, :-1]
 label_map(masks, probabilities[:, :2], range(2), Geometry((64, 64), (64, 64), (64, 64)))
 before = peak()
