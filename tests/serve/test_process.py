@@ -178,13 +178,13 @@ def test_a_model_that_cannot_be_loaded_is_said() -> None:
 
 
 def test_wrong_keys_and_origins_are_said(tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    assert f"{file} cannot be read" in refused("--keys", str(file))
+    file, nowhere = tmp_path / "keys", ("--host", "203.0.113.1")  # what is not refused serves nobody
+    assert f"{file} cannot be read" in refused(*nowhere, "--keys", str(file))
     file.write_text("short")
-    assert "line 1" in refused("--keys", str(file))
-    assert "https://example.org" in refused("--origin", "example.org")
+    assert "line 1" in refused(*nowhere, "--keys", str(file))
+    assert "https://example.org" in refused(*nowhere, "--origin", "example.org")
     for name in ("http://example.org", "example.org:8000"):
-        assert f"'{name}' is no name of a host" in refused("--name", name)
+        assert f"'{name}' is no name of a host" in refused(*nowhere, "--name", name)
 
 
 def test_a_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
