@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from measure import SETS as VAL
 from numpy.typing import NDArray
+from precision import autocast
 from stem_weights import load_stem
 from torch import Tensor, nn
 
@@ -101,7 +102,7 @@ def main() -> None:
     for step in range(options.steps):
         batch = Batch.of([stream[step * options.batch + i] for i in range(options.batch)])
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / options.steps) ** 0.9
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             embeddings = control(batch.images)
         loss = torch.stack(
             [

@@ -2,12 +2,13 @@
 
     python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini
     python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini --withheld
+    python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini --words MINI.safetensors
     python recipes/mini/san.py --data DATA --begin MINI.safetensors --run runs/mini  # the second leg only
 
-It takes words as step 1's text tower embeds them, and writes `mini.safetensors` (`withheld.safetensors`, of a
-training without the names of withheld.py), in float16. The stem, EfficientNet-Lite2, is frozen, and so is its own
-ImageNet classifier, which guesses at regions in the space of words (`model.stem.Guess`). Learned are the tower's
-blocks and the side adapter:
+It takes words as step 1's text tower embeds them, or as a finished model's does (no picture taught that one either),
+and writes `mini.safetensors` (`withheld.safetensors`, of a training without the names of withheld.py), in float16.
+The stem, EfficientNet-Lite2, is frozen, and so is its own ImageNet classifier, which guesses at regions in the space
+of words (`model.stem.Guess`). Learned are the tower's blocks and the side adapter:
 
 - SAN's own losses, and that of the answer, half of whose points are drawn evenly over a picture's labels;
 - regions: [SLS] tokens with the ground-truth mask as attention bias name the mask's label, among its set's labels;
@@ -34,6 +35,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from photos import IMAGENET_SAMPLE, Photo, held_out, read_photos
+from precision import autocast
 from stem_weights import load_guess, load_stem
 from torch import Tensor, nn
 from withheld import photo_kept, without
@@ -46,7 +48,7 @@ from sanseg.losses import Draws, LossConfig, Normalisers, Target, reading_losses
 from sanseg.model.clip import Shallow
 from sanseg.model.config import SAN_MINI
 from sanseg.model.san import SAN
-from sanseg.model.text import Classifier, TextEncoder
+from sanseg.model.text import Classifier, TextEncoder, TextTower
 from sanseg.model.weights import load_san, save_san
 
 # How often a picture is drawn of each set: at first, and in the second leg, more of those that are hard.
@@ -123,7 +125,7 @@ class Learner(nn.Module):
         regions, labels = region_masks(targets, side.mask_stride)
         hardness = torch.empty(*regions.shape[:2], 1, 1).uniform_(*HARDNESS, generator=generator)
         pictures = len(batch.images)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             wanted = {block for block, _ in side.fusion}
             both = torch.cat([batch.images, photos.images])
             shallow = san.clip.visual.shallow(both, SAN_MINI.split, wanted)
@@ -170,16 +172,23 @@ class Learner(nn.Module):
         }
 
 
-def fresh(lite2: Path, text: Path, classes: Sequence[str]) -> SAN:
-    """A SAN before its first step. classes: what the stem's classifier tells apart."""
+def new_words(text: Path, classes: Sequence[str]) -> tuple[TextTower, Tensor]:
+    """Step 1's text tower, and what it makes of the classes that the stem's classifier tells apart."""
+    tower = TextTower(SAN_MINI.clip.text).eval()
+    tower.load_state_dict(torch.load(text, weights_only=True)["tower"])
+    return tower, TextEncoder(tower)(classes, SAN_MINI.templates)
+
+
+def fresh(lite2: Path, words: TextTower, classes: Tensor) -> SAN:
+    """A SAN before its first step. classes: (1000, E), embeddings of what the stem's classifier tells apart."""
     san, vision = SAN(SAN_MINI), SAN_MINI.clip.vision
-    san.clip.text.load_state_dict(torch.load(text, weights_only=True)["tower"])
+    san.clip.text.load_state_dict(words.state_dict())
     tower = san.clip.visual
     tower.stem = load_stem(lite2, vision.stem, vision.width)
     load_guess(lite2, tower.guess)
     nn.init.normal_(tower.class_token, std=0.02)
     with torch.no_grad():
-        tower.guess.names.copy_(TextEncoder(san.clip.text.eval())(classes, SAN_MINI.templates))
+        tower.guess.names.copy_(classes)
         san.clip.logit_scale.fill_(np.log(15.0))
         san.side_adapter.query.mul_(0.1)
         san.side_adapter.query_position.mul_(0.1)
@@ -248,19 +257,23 @@ def even_draws(targets: Sequence[Target], counts: Sequence[int], draws_BA: Tenso
     return even
 
 
-def stage_at(step: int) -> Stage:
+def stage_at(step: float) -> Stage:
     return next(one for one in reversed(STAGES) if one.begins <= step)
 
 
 def batches(
-    sets: Sequence[SegmentationSet], photos: Sequence[Photo], names: Sequence[str], step: int
+    sets: Sequence[SegmentationSet],
+    photos: Sequence[Photo],
+    names: Sequence[str],
+    step: int,
+    share: float = 1.0,
 ) -> Iterator[tuple[Batch, Batch, Tensor]]:
-    """Step after step, one step ahead in a thread."""
+    """Step after step, one step ahead in a thread. share: of STAGES' steps that are made."""
     pictures = [Pictures(sets, [shares[leg] for shares in SETS.values()]) for leg in range(len(LEGS))]
     named = Photos(photos, names)
 
     def load(number: int) -> tuple[Batch, Batch, Tensor]:
-        stage = stage_at(number)
+        stage = stage_at(number / share)
         masked = Augmentation(short_side=stage.short_side, scale=(0.6, 1.3), crop=stage.crop)
         plain = Augmentation(short_side=round(0.9 * stage.short_side), scale=(0.9, 1.2), crop=stage.crop)
         some = [named.draw(number * stage.photos + i, plain) for i in range(stage.photos)]
@@ -292,13 +305,16 @@ def optimizer_of(learner: Learner) -> torch.optim.AdamW:
     )
 
 
-def rate(step: int, begun: int = 0) -> float:
-    """Of LEARNING_RATE: a warm-up from step `begun` on, and polynomial decay over each leg."""
-    warm = (step - begun + 1) / WARM_UP
-    for steps, share in LEGS:
-        if step < steps:
-            return min(warm, share * (1 - step / steps) ** 0.9)
-        step -= steps
+def rate(step: int, begun: int = 0, share: float = 1.0) -> float:
+    """Of LEARNING_RATE: a warm-up from step `begun` on, and polynomial decay over each leg.
+
+    share: of the LEGS' steps that are made; the warm-up is as long as ever.
+    """
+    warm, left = (step - begun + 1) / WARM_UP, step / share
+    for steps, highest in LEGS:
+        if left < steps:
+            return min(warm, highest * (1 - left / steps) ** 0.9)
+        left -= steps
     return 0.0
 
 
@@ -345,8 +361,14 @@ def read_options() -> argparse.Namespace:
     start.add_argument(
         "--begin", type=Path, help="a SAN after its first leg: the second one only, with its words"
     )
+    parser.add_argument(
+        "--words", type=Path, help="a SAN whose words are taken for step 1's; step 3 is not needed then"
+    )
     parser.add_argument("--withheld", action="store_true", help="train without the names of withheld.py")
-    parser.add_argument("--steps", type=int, default=sum(steps for steps, _ in LEGS))
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the steps of each stage and leg, for a shorter training"
+    )
+    parser.add_argument("--steps", type=int, help="stop after so many, by default after all")
     return parser.parse_args()
 
 
@@ -363,14 +385,21 @@ def main() -> None:
     called = list(dict.fromkeys(one.name for one in photos))
     labels = tuple(dict.fromkeys(name for one in sets for names in one.vocabulary.names for name in names))
     if options.begin:
-        learner, begun = Learner(load_san(options.begin)), LEGS[0][0]
+        learner, begun = Learner(load_san(options.begin)), round(options.share * LEGS[0][0])
     else:
-        learner, begun = Learner(fresh(options.lite2, options.run / "text.pt", classes)), 0
+        if options.words:
+            clip = load_san(options.words).clip
+            words = clip.text, clip.visual.guess.names
+        else:
+            words = new_words(options.run / "text.pt", classes)
+        learner, begun = Learner(fresh(options.lite2, *words)), 0
     with torch.no_grad():
         classifiers = [learner.words.rows(one.vocabulary.names, SAN_MINI.templates) for one in sets]
         names = learner.words(called, SAN_MINI.templates)
     optimizer = optimizer_of(learner)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: rate(begun + done, begun))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: rate(begun + done, begun, options.share)
+    )
     average = {key: value.detach().clone() for key, value in learner.state_dict().items()}
     step, checkpoint = begun, options.run / f"{name}.pt"
     if checkpoint.exists():
@@ -380,8 +409,9 @@ def main() -> None:
         step, average = state["step"], state["average"]
     options.run.mkdir(parents=True, exist_ok=True)
     log = Log(options.run / f"{name}.jsonl")
-    for batch, some_photos, which in batches(sets, photos, called, step):
-        if step >= options.steps:
+    last = options.steps or round(options.share * sum(steps for steps, _ in LEGS))
+    for batch, some_photos, which in batches(sets, photos, called, step, options.share):
+        if step >= last:
             break
         parts = learner.losses(batch, some_photos, which, classifiers, names, step)
         optimizer.zero_grad()
@@ -397,7 +427,7 @@ def main() -> None:
             for key, one in learner.trained.items():
                 average[key].lerp_(one, 1 - kept)
         log.add(step, parts)
-        if step % 100 == 0 or step == options.steps:
+        if step % 100 == 0 or step == last:
             state = {"learner": learner.state_dict(), "average": average, "step": step}
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, f"{checkpoint}.part")

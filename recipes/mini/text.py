@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from precision import autocast
 from torch import Tensor
 from vocabularies import read_pairs
 from withheld import caption_kept
@@ -163,7 +164,7 @@ def teach(texts: list[str], folder: Path) -> Tensor:
         batch = tokenizer(
             [texts[n] for n in some], padding=True, truncation=True, max_length=64, return_tensors="pt"
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             hidden = model(**batch).last_hidden_state.float()
         mask = batch["attention_mask"][..., None]
         rows[some] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
@@ -236,7 +237,7 @@ def train(
             drawn = list(pool[lengths[pool].argsort()].chunk(8))
         some = drawn[step % 8]
         shown = tokens[some, : int(lengths[some].max())]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             embedding = tower(shown)
         embedding, target = embedding.float(), wanted[some].float()
         cosine = (embedding * target).sum(1).mean()
