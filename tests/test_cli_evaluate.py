@@ -150,6 +150,7 @@ def test_tables_are_printed_and_how_pictures_were_resized(run: Evaluate) -> None
         "mean boundary IoU",
         "harmonic mean of seen and unseen",
         "expected calibration error",
+        "tiny.safetensors on cpu in float32.",
         "Pictures were resized the evaluation's way: bilinear, short side 64 pixels, long side at most 256.",
         "seconds a picture",
     ):

@@ -71,6 +71,7 @@ def test_words_are_looked_at(run: Run) -> None:
     assert re.search(r"^fense: nearest to it in the built-in lists: .+ \(0\.\d\d\), ", told, re.MULTILINE)
     assert "\nsofa: nearest" not in told
     assert "most alike" not in run("words", "sofa").stdout
+    assert told.startswith("tiny.safetensors on cpu in float32\n")
     assert run("words", "sofa, dog", "--quiet").output == ""
     assert "no label set 'ade'" in run("words", "@ade", code=shell.BAD_USE).stderr
 
@@ -167,6 +168,7 @@ def test_calibrate_tells_and_stores_what_the_library_finds(
 ) -> None:
     data = ("--data", str(tmp_path / "plants"), "--split", "train", "--other", "wall")
     told = run("calibrate", *data, "--save", "c.json", "--json", "f.json", "--figure", "f.png").stdout
+    assert told.startswith("tiny.safetensors on cpu in float32\n")
     words = Vocabulary.of(["fern", "oak"]).with_other("wall")
     found = calibrate(Segmenter(tiny_san), sets[1], words)
     assert f"temperature {found.temperature:.3f} of tiny" in told

@@ -15,7 +15,7 @@ from questions import Figures, Tallies, Tick, known, mean
 from withheld import IMAGENET, WITHHELD, holds, left_out, which
 
 from sanseg.data.datasets import SegmentationSet
-from sanseg.evaluate import evaluate, without_rivals
+from sanseg.evaluate import Predict, evaluate, without_rivals
 from sanseg.metrics import Counts, Metrics, Tally
 from sanseg.segmenter import Segmenter
 
@@ -45,10 +45,11 @@ class Both:
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """One set, asked. labels: ` | ` between synonyms. counts: the confusion matrix. others_miou: as `Figures`."""
+    """One set, asked. labels: ` | ` between synonyms. counts: the confusion matrix. The mIoUs: as `Figures`."""
 
     labels: tuple[str, ...]
     counts: Counts
+    miou: float | None
     others_miou: float | None
 
 
@@ -61,34 +62,41 @@ def compare(
     bar: Bar,
     limit: int | None = None,
 ) -> dict[str, Both]:
-    """IoU of each name, its mean over GROUPS, and the mean IoU of the other names on `val`, mean over the sets.
+    """Of both, what `figures_of` says.
 
     sets: all that the shipped model was trained on. asked: what it answered on `vals`.
     """
     tested = [one for one in map(left_out, sets) if len(one)]
-    on_val = [Counted(one.labels, one.own.counts, Figures.of(one).others_miou) for one in asked]
-    on_tested = count(shipped, tested, bar("left out", tested), limit)
-    fresh_on_val = count(withheld, vals, bar("names withheld: val", vals), limit)
-    fresh_on_tested = count(withheld, tested, bar("names withheld: left out", tested), limit)
-    before, after = iou_of_names(on_val + on_tested), iou_of_names(fresh_on_val + fresh_on_tested)
+    on_val = [
+        Counted(one.labels, one.own.counts, figures.miou, figures.others_miou)
+        for one, figures in ((one, Figures.of(one)) for one in asked)
+    ]
+    on_tested = count(without_rivals(shipped), tested, bar("left out", tested), limit)
+    fresh = without_rivals(withheld)
+    fresh_on_val = count(fresh, vals, bar("names withheld: val", vals), limit)
+    fresh_on_tested = count(fresh, tested, bar("names withheld: left out", tested), limit)
+    before, after = figures_of(on_val, on_tested), figures_of(fresh_on_val, fresh_on_tested)
+    return {group: Both(before[group], after[group]) for group in before}
+
+
+def figures_of(on_val: Sequence[Counted], on_tested: Sequence[Counted]) -> dict[str, float | None]:
+    """IoU of each name, its mean over GROUPS, and the mean IoU of the other names on `val`, mean over the sets."""
+    iou = iou_of_names([*on_val, *on_tested])
     groups = {name: (name,) for name in WITHHELD} | GROUPS
-    found = {
-        group: Both(mean(before[name] for name in names), mean(after[name] for name in names))
-        for group, names in groups.items()
-    }
-    others = (mean(one.others_miou for one in some) for some in (on_val, fresh_on_val))
-    return {**found, "other names, val": Both(*others)}
+    found = {group: mean(iou[name] for name in names) for group, names in groups.items()}
+    return {**found, "other names, val": mean(one.others_miou for one in on_val)}
 
 
 def count(
-    segmenter: Segmenter, sets: Iterable[SegmentationSet], tick: Tick, limit: int | None = None
+    predict: Predict, sets: Iterable[SegmentationSet], tick: Tick, limit: int | None = None
 ) -> list[Counted]:
     counted = []
     for one in sets:
         labels = one.files.labels
         others = [label for label in labels if not holds(label)]
-        found = evaluate(without_rivals(segmenter), one, tick, seen=others, limit=limit)
-        counted.append(Counted(labels, found.counts, known(found.metrics.miou_seen)))
+        found = evaluate(predict, one, tick, seen=others, limit=limit)
+        metrics = found.metrics
+        counted.append(Counted(labels, found.counts, known(metrics.miou_present), known(metrics.miou_seen)))
     return counted
 
 

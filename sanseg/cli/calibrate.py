@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet
+from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet, what_computes
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, check_room, complain, mistakes_in_one_line
 from sanseg.cli.words_options import HowAsked, NoOther, OtherWords, Synonyms, Templates
 
@@ -75,6 +75,7 @@ def calibrate(
         own = dataset.vocabulary if labels is None else Vocabulary.from_file(labels)
         words = HowAsked(other, no_other, templates, synonyms).of(own)
         segmenter = load(model, device, dtype=dtype, clip=clip)
+        Console(quiet=quiet).print(what_computes(model, segmenter), markup=False)
         with watched(dataset.name, Console(quiet=quiet)) as progress:
             encode_words(segmenter, words, progress)
             task = progress.add_task("pictures", total=len(range(len(dataset))[:limit]))

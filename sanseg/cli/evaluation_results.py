@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sanseg.cli.model_options import what_computes
 from sanseg.cli.shell import commit
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def tell_differences(metrics: Metrics, expected: Figures, console: Console) -> l
 
 def tell_how(segmenter: Segmenter, looks: Looks, evaluations: Iterable[Evaluation], console: Console) -> None:
     config = segmenter.san.config
+    console.print(f"{what_computes(looks.model, segmenter)}.", markup=False)
     console.print(
         f"Pictures were resized the evaluation's way: bilinear, short side {config.short_side} pixels, long side"
         f" at most {config.long_side}."

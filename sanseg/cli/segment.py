@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from sanseg.cli import segment_large
-from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet
+from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet, what_computes
 from sanseg.cli.segment_screen import Screen
 from sanseg.cli.shell import EXIT_CODES, app, complain, mistakes_in_one_line
 from sanseg.cli.words_options import (
@@ -114,7 +114,6 @@ def segment(
             raise ValueError("--include, --exclude and --overwrite are for folders: give one")
         if workers > 1:
             begin_early()
-        from sanseg.devices import name_dtype
         from sanseg.folders.folder import Crew, segment_files, segment_folder
         from sanseg.folders.keep import ENCODED, holds_earlier
         from sanseg.folders.manifest import check_folder
@@ -137,10 +136,9 @@ def segment(
             check_installed(chosen)
         loader = partial(load, model, device, dtype=dtype, clip=clip)
         crew = Crew(loader(), loader, workers)
-        network = crew.segmenter.san
         console = Console(quiet=quiet)
         screen = Screen(console, out)
-        screen.say(f"{model} on {crew.segmenter.device} in {name_dtype(network.nothing.dtype)}")
+        screen.say(what_computes(model, crew.segmenter))
         if kept is not None and holds_earlier(kept):
             complain(f"sanseg: pictures kept in {kept} by an earlier version are encoded again")
         with screen:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sanseg.cli.model_options import Clip, Device, Dtype, Quiet
+from sanseg.cli.model_options import Clip, Device, Dtype, Quiet, what_computes
 from sanseg.cli.model_options import Model as ModelOption
 from sanseg.cli.shell import BAD_USE, app, complain, mistakes_in_one_line
 
@@ -96,6 +96,8 @@ def serve(
             """Loaded, and used once, so that the first picture and words take no longer than the next."""
             segmenter = load(model, device, dtype=dtype, clip=clip)
             segmenter(np.zeros((64, 64, 3), dtype=np.uint8), "sky")
+            if not quiet:
+                typer.echo(what_computes(model, segmenter))
             return segmenter
 
         application = create_app(warm, settings)

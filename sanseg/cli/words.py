@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet
+from sanseg.cli.model_options import Clip, Device, Dtype, Model, Quiet, what_computes
 from sanseg.cli.shell import BAD_USE, INTERRUPTED, app, check_room, complain, mistakes_in_one_line
 from sanseg.cli.words_options import (
     HowAsked,
@@ -71,6 +71,7 @@ def words(
 
         segmenter = load(model, device, dtype=dtype, clip=clip)
         console = Console(quiet=quiet)
+        console.print(what_computes(model, segmenter), markup=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
             reading = bar.add_task("names of the built-in lists, once", visible=False)

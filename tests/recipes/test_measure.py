@@ -108,7 +108,7 @@ def test_what_other_labels_are_called_does_not_change_the_iou_of_a_name(mini: Mo
     rng = np.random.default_rng(0)
     labels = ("sheep", "grass", "sky", "water", "sign | mark")
     counts = rng.integers(0, 50, (6, 5))
-    counted = mini.open_vocabulary.Counted(labels, counts, None)
+    counted = mini.open_vocabulary.Counted(labels, counts, None, None)
     tally = SimpleNamespace(counts=counts, boundary=None, detectron2=None, bins=np.zeros((3, 15)))
     alone = dict(zip(labels, Metrics.of(tally, labels).iou, strict=True))  # type: ignore[arg-type]
     for copies in (1, 3):
@@ -120,8 +120,8 @@ def test_what_other_labels_are_called_does_not_change_the_iou_of_a_name(mini: Mo
 def test_pixels_of_several_sets_count_alike(mini: ModuleType) -> None:
     """Sheep: 30 of 40 pixels here, none of 10 there, and 10 more that are none: 30 of 60."""
     Counted = mini.open_vocabulary.Counted
-    here = Counted(("sheep", "sky"), np.array([[30, 10], [10, 50], [0, 0]]), None)
-    there = Counted(("road", "sheep"), np.array([[5, 10], [0, 0], [0, 0]]), None)
+    here = Counted(("sheep", "sky"), np.array([[30, 10], [10, 50], [0, 0]]), None, None)
+    there = Counted(("road", "sheep"), np.array([[5, 10], [0, 0], [0, 0]]), None, None)
     assert mini.open_vocabulary.iou_of_names([here, there])["sheep"] == pytest.approx(100 * 30 / 60)
 
 

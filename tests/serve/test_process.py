@@ -145,6 +145,7 @@ def test_told_to_stop_it_finishes_refuses_and_exits_with_0(stop: signal.Signals,
 def test_told_to_stop_while_it_has_nothing_to_do_it_ends_soon(tmp_path: Path) -> None:
     with serving(cache=tmp_path) as process:
         until(lambda: is_ready(process.address), 60)
+        until(lambda: bool(re.search(r"^mini on \w+ in float32$", process.text, re.MULTILINE)), 5)
         with httpx2.Client() as asker:  # a connection that stays open
             assert asker.get(f"{process.address}/healthz").status_code == 200
             process.popen.send_signal(signal.SIGTERM)
