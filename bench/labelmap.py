@@ -52,7 +52,7 @@ def proposals(kind: str, labels: int, geometry: Geometry) -> tuple[Tensor, Tenso
 
 
 def plain(masks_Qhw: Tensor, probabilities_QR: Tensor, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and confidence (H, W), as the formula is written (SAN.md, "Answer"), a band of the picture at a time."""
+    """Ids and confidence (H, W), as the formula of `label_map` is written, a band of the picture at a time."""
     padded = F.interpolate(masks_Qhw[None], size=geometry.padded, mode="bilinear", align_corners=False)
     content = padded[..., : geometry.content[0], : geometry.content[1]]
     size = geometry.original

@@ -62,7 +62,7 @@ def label_map(
     thresholds: Sequence[float] = (),
     progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The label of every pixel of the original picture, and how sure it is (SAN.md, "Answer").
+    """The label of every pixel of the original picture, and how sure it is.
 
     Mask logits go bilinearly to the padded size, are cropped to the content, and go bilinearly to the
     original size; row r scores the sum over queries of its probability times sigmoid(mask logit); the best

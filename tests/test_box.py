@@ -14,7 +14,6 @@ from PIL import Image
 
 import sanseg
 from sanseg.data.datasets import SegmentationSet
-from sanseg.model.san import SAN
 from sanseg.model.weights import NAMED
 from sanseg.segmenter import Encoded, Segmenter
 
@@ -108,8 +107,7 @@ def test_what_is_saved_can_be_opened(cat: Encoded, tmp_path: Path) -> None:
     assert sum(region["share"] for region in described["regions"]) == pytest.approx(1, abs=1e-4)
 
 
-def test_it_is_a_san(segmenter: Segmenter) -> None:
-    assert isinstance(segmenter.san, SAN)
+def test_it_comes_to_be_asked_not_trained(segmenter: Segmenter) -> None:
     assert not segmenter.san.training
 
 

@@ -51,6 +51,7 @@ SETS = {  # how often an epoch shows each set
 }
 SHOWN = replace(SAN_MINI, short_side=320)  # of the pictures that it is asked, as of those that teach it
 CROP = 256
+SAVE_EVERY = 100  # steps
 
 
 class Control(nn.Module):
@@ -122,7 +123,7 @@ def train(
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()
         optimizer.step()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             state = {"head": control.head.state_dict(), "logit_scale": control.logit_scale.detach()}
             state |= {"optimizer": optimizer.state_dict(), "step": step + 1}
             torch.save(state, f"{checkpoint}.part")

@@ -29,6 +29,8 @@ SCRIPTS = (
     "san",
     "kinds",
     "average",
+    "novelty",
+    "control",
 )
 UNKNOWN, OTHER = 255, 254
 

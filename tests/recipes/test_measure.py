@@ -231,7 +231,7 @@ def test_the_whole_is_measured_printed_and_written(
     found = json.loads(out.read_text())
     assert found["sets"]["tiny"] == found["mean"]
     assert found["names at once"] == 6
-    assert 0 <= found["Caltech's names, top-1"] <= found["Caltech's names, top-5"] == 100
+    assert 0 <= found["Caltech's names, top-1"] <= found["Caltech's names, top-5"] <= 100
     assert found["synonyms"]["all"] == found["pixels of all sets kept by synonyms"]
     assert found["names withheld"]["water"]["ratio"] in (1, None)
     printed = capsys.readouterr().out
