@@ -97,7 +97,7 @@ def train(
 ) -> None:
     """Its state lies at `checkpoint`, and it goes on from there."""
     classifiers = [control.rows(one.vocabulary) for one in sets]
-    augmentation = Augmentation(short_side=320, scale=(0.6, 1.3), crop=CROP)
+    augmentation = Augmentation(short_side=SHOWN.short_side, scale=(0.6, 1.3), crop=CROP)
     stream = Stream(sets, augmentation, OPENAI_MEAN, OPENAI_STD, seed=0, repeats=list(SETS.values()))
     trained = [*control.head.parameters(), control.logit_scale]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01)

@@ -75,7 +75,7 @@ def calibrate(
         own = dataset.vocabulary if labels is None else Vocabulary.from_file(labels)
         words = HowAsked(other, no_other, templates, synonyms).of(own)
         segmenter = load(model, device, dtype=dtype, clip=clip)
-        Console(quiet=quiet).print(what_computes(model, segmenter), markup=False)
+        Console(quiet=quiet).print(what_computes(model, segmenter), markup=False, soft_wrap=True)
         with watched(dataset.name, Console(quiet=quiet)) as progress:
             encode_words(segmenter, words, progress)
             task = progress.add_task("pictures", total=len(range(len(dataset))[:limit]))

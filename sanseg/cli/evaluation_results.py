@@ -110,7 +110,7 @@ def tell_differences(metrics: Metrics, expected: Figures, console: Console) -> l
 
 def tell_how(segmenter: Segmenter, looks: Looks, evaluations: Iterable[Evaluation], console: Console) -> None:
     config = segmenter.san.config
-    console.print(f"{what_computes(looks.model, segmenter)}.", markup=False)
+    console.print(f"{what_computes(looks.model, segmenter)}.", markup=False, soft_wrap=True)
     console.print(
         f"Pictures were resized the evaluation's way: bilinear, short side {config.short_side} pixels, long side"
         f" at most {config.long_side}."

@@ -71,7 +71,7 @@ def words(
 
         segmenter = load(model, device, dtype=dtype, clip=clip)
         console = Console(quiet=quiet)
-        console.print(what_computes(model, segmenter), markup=False)
+        console.print(what_computes(model, segmenter), markup=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
             reading = bar.add_task("names of the built-in lists, once", visible=False)
