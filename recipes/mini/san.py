@@ -172,9 +172,15 @@ class Learner(nn.Module):
         }
 
 
+def taken_words(model: Path) -> tuple[TextTower, Tensor]:
+    """As `new_words`, of a finished model."""
+    clip = load_san(model).clip
+    return clip.text, clip.visual.guess.names
+
+
 def new_words(text: Path, classes: Sequence[str]) -> tuple[TextTower, Tensor]:
     """Step 1's text tower, and what it makes of the classes that the stem's classifier tells apart."""
-    tower = TextTower(SAN_MINI.clip.text).eval()
+    tower = TextTower(SAN_MINI.clip).eval()
     tower.load_state_dict(torch.load(text, weights_only=True)["tower"])
     return tower, TextEncoder(tower)(classes, SAN_MINI.templates)
 
@@ -257,23 +263,19 @@ def even_draws(targets: Sequence[Target], counts: Sequence[int], draws_BA: Tenso
     return even
 
 
-def stage_at(step: float) -> Stage:
+def stage_at(step: int) -> Stage:
     return next(one for one in reversed(STAGES) if one.begins <= step)
 
 
 def batches(
-    sets: Sequence[SegmentationSet],
-    photos: Sequence[Photo],
-    names: Sequence[str],
-    step: int,
-    share: float = 1.0,
+    sets: Sequence[SegmentationSet], photos: Sequence[Photo], names: Sequence[str], step: int
 ) -> Iterator[tuple[Batch, Batch, Tensor]]:
-    """Step after step, one step ahead in a thread. share: of STAGES' steps that are made."""
+    """Step after step, one step ahead in a thread."""
     pictures = [Pictures(sets, [shares[leg] for shares in SETS.values()]) for leg in range(len(LEGS))]
     named = Photos(photos, names)
 
     def load(number: int) -> tuple[Batch, Batch, Tensor]:
-        stage = stage_at(number / share)
+        stage = stage_at(number)
         masked = Augmentation(short_side=stage.short_side, scale=(0.6, 1.3), crop=stage.crop)
         plain = Augmentation(short_side=round(0.9 * stage.short_side), scale=(0.9, 1.2), crop=stage.crop)
         some = [named.draw(number * stage.photos + i, plain) for i in range(stage.photos)]
@@ -305,16 +307,13 @@ def optimizer_of(learner: Learner) -> torch.optim.AdamW:
     )
 
 
-def rate(step: int, begun: int = 0, share: float = 1.0) -> float:
-    """Of LEARNING_RATE: a warm-up from step `begun` on, and polynomial decay over each leg.
-
-    share: of the LEGS' steps that are made; the warm-up is as long as ever.
-    """
-    warm, left = (step - begun + 1) / WARM_UP, step / share
-    for steps, highest in LEGS:
-        if left < steps:
-            return min(warm, highest * (1 - left / steps) ** 0.9)
-        left -= steps
+def rate(step: int, begun: int = 0) -> float:
+    """Of LEARNING_RATE: a warm-up from step `begun` on, and polynomial decay over each leg."""
+    warm = (step - begun + 1) / WARM_UP
+    for steps, share in LEGS:
+        if step < steps:
+            return min(warm, share * (1 - step / steps) ** 0.9)
+        step -= steps
     return 0.0
 
 
@@ -362,14 +361,14 @@ def read_options() -> argparse.Namespace:
         "--begin", type=Path, help="a SAN after its first leg: the second one only, with its words"
     )
     parser.add_argument(
-        "--words", type=Path, help="a SAN whose words are taken for step 1's; step 3 is not needed then"
+        "--words", type=Path, help="with --lite2: a SAN whose words are taken; steps 1 and 3 are not needed"
     )
     parser.add_argument("--withheld", action="store_true", help="train without the names of withheld.py")
-    parser.add_argument(
-        "--share", type=float, default=1.0, help="of the steps of each stage and leg, for a shorter training"
-    )
-    parser.add_argument("--steps", type=int, help="stop after so many, by default after all")
-    return parser.parse_args()
+    parser.add_argument("--steps", type=int, default=sum(steps for steps, _ in LEGS))
+    options = parser.parse_args()
+    if options.begin and options.words:
+        parser.error("--begin keeps the words of its model: give --words with --lite2")
+    return options
 
 
 def main() -> None:
@@ -385,21 +384,16 @@ def main() -> None:
     called = list(dict.fromkeys(one.name for one in photos))
     labels = tuple(dict.fromkeys(name for one in sets for names in one.vocabulary.names for name in names))
     if options.begin:
-        learner, begun = Learner(load_san(options.begin)), round(options.share * LEGS[0][0])
+        learner, begun = Learner(load_san(options.begin)), LEGS[0][0]
     else:
-        if options.words:
-            clip = load_san(options.words).clip
-            words = clip.text, clip.visual.guess.names
-        else:
-            words = new_words(options.run / "text.pt", classes)
+        text = options.run / "text.pt"
+        words = taken_words(options.words) if options.words else new_words(text, classes)
         learner, begun = Learner(fresh(options.lite2, *words)), 0
     with torch.no_grad():
         classifiers = [learner.words.rows(one.vocabulary.names, SAN_MINI.templates) for one in sets]
         names = learner.words(called, SAN_MINI.templates)
     optimizer = optimizer_of(learner)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: rate(begun + done, begun, options.share)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: rate(begun + done, begun))
     average = {key: value.detach().clone() for key, value in learner.state_dict().items()}
     step, checkpoint = begun, options.run / f"{name}.pt"
     if checkpoint.exists():
@@ -409,9 +403,8 @@ def main() -> None:
         step, average = state["step"], state["average"]
     options.run.mkdir(parents=True, exist_ok=True)
     log = Log(options.run / f"{name}.jsonl")
-    last = options.steps or round(options.share * sum(steps for steps, _ in LEGS))
-    for batch, some_photos, which in batches(sets, photos, called, step, options.share):
-        if step >= last:
+    for batch, some_photos, which in batches(sets, photos, called, step):
+        if step >= options.steps:
             break
         parts = learner.losses(batch, some_photos, which, classifiers, names, step)
         optimizer.zero_grad()
@@ -427,7 +420,7 @@ def main() -> None:
             for key, one in learner.trained.items():
                 average[key].lerp_(one, 1 - kept)
         log.add(step, parts)
-        if step % 100 == 0 or step == last:
+        if step % 100 == 0 or step == options.steps:
             state = {"learner": learner.state_dict(), "average": average, "step": step}
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, f"{checkpoint}.part")

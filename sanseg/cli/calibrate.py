@@ -75,14 +75,15 @@ def calibrate(
         own = dataset.vocabulary if labels is None else Vocabulary.from_file(labels)
         words = HowAsked(other, no_other, templates, synonyms).of(own)
         segmenter = load(model, device, dtype=dtype, clip=clip)
-        Console(quiet=quiet).print(what_computes(model, segmenter), markup=False, soft_wrap=True)
-        with watched(dataset.name, Console(quiet=quiet)) as progress:
+        console = Console(quiet=quiet)
+        console.print(what_computes(model, segmenter), markup=False, soft_wrap=True)
+        with watched(dataset.name, console) as progress:
             encode_words(segmenter, words, progress)
             task = progress.add_task("pictures", total=len(range(len(dataset))[:limit]))
             found = fit(
                 segmenter, dataset, words, limit=limit, progress=lambda done: progress.advance(task, done)
             )
-        tell(found, Console(quiet=quiet))
+        tell(found, console)
         calibrated = replace(words, temperature=found.temperature)
         if json is not None:
             from sanseg.images import write_json
@@ -98,9 +99,7 @@ def calibrate(
             segmenter.embed(calibrated, calibrated.other or None).save(save)
             # A file cannot say that nothing competes.
             alone = " --no-other" * (not words.other and bool(words.with_other("auto").other))
-            Console(quiet=quiet).print(
-                escape(f"{save} written: sanseg segment PHOTOS -c @{save}{alone}"), soft_wrap=True
-            )
+            console.print(escape(f"{save} written: sanseg segment PHOTOS -c @{save}{alone}"), soft_wrap=True)
         if segmenter.text_cache.trouble:
             complain(segmenter.text_cache.trouble)
 
