@@ -195,7 +195,7 @@ class _Asked:
     @torch.inference_mode()
     def of(cls, segmenter: Segmenter, sample: Sample, words: Vocabulary) -> _Asked:
         encoded, classifier = segmenter.encode(sample.image), segmenter.classifier(words)
-        probabilities_QR = classifier.probabilities(encoded.proposals.embeddings[0])
+        probabilities_QR = classifier.probabilities(*encoded.proposals.regions())
         return cls(encoded.proposals.mask_logits[0], probabilities_QR, encoded.geometry, classifier.row_label)
 
     @torch.inference_mode()

@@ -46,9 +46,9 @@ class _Propose(nn.Module):
         shared: dict[int, Any] = {id(parameter): parameter for parameter in san.parameters()}
         self.san = deepcopy(san, shared | {id(san.clip.text): nn.Identity()})
 
-    def forward(self, image_13HW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image_13HW: Tensor) -> tuple[Tensor, ...]:
         proposals: Proposals = self.san.propose(image_13HW)
-        return proposals.mask_logits, proposals.embeddings
+        return proposals.tensors
 
 
 def export_san(path: str | os.PathLike[str], san: SAN, *, overwrite: bool = False) -> None:
@@ -91,7 +91,7 @@ def _compare(program: ExportedProgram, san: SAN) -> None:
     with torch.no_grad():
         wanted = san.propose(image)
         answer = program.module()(image)
-    for found, one in zip(answer, (wanted.mask_logits, wanted.embeddings), strict=True):
+    for found, one in zip(answer, wanted.tensors, strict=True):
         apart = float((found - one).abs().max())
         if not apart <= FARTHEST * float(one.abs().max()):
             raise ValueError(
@@ -151,8 +151,7 @@ class Exported:
                     f" {LARGEST_SIDE}: resize or pad the picture"
                 )
         answers = [self.program(image_3HW[None]) for image_3HW in image_B3HW]
-        masks, embeddings = zip(*answers, strict=True)
-        return Proposals(torch.cat(masks), torch.cat(embeddings))
+        return Proposals(*map(torch.cat, zip(*answers, strict=True)))
 
 
 def _read_member(path: Path) -> dict[str, Any]:

@@ -274,7 +274,7 @@ class Segmenter:
         progress: as `label_map` calls it.
         """
         classifier = self.classifier(words)
-        probabilities_QR = classifier.probabilities(encoded.proposals.embeddings[0])
+        probabilities_QR = classifier.probabilities(*encoded.proposals.regions())
         ids, confidence = label_map(
             encoded.proposals.mask_logits[0],
             probabilities_QR,
@@ -331,7 +331,10 @@ class Segmenter:
         row_label += [-1] * len(words.rivals)
         rows_RE = self._encoder.rows(groups, self._templates(words), progress, self._known(words))
         nothing, logit_scale = self.san.nothing.float(), self.san.clip.logit_scale.float()
-        return Classifier.build(rows_RE, nothing, logit_scale, row_label, self._bonus(words, row_label))
+        guess, weight = self.san.clip.visual.guess, self.san.config.evidence
+        evidence = weight * guess.evidence(rows_RE) if guess is not None and weight else None
+        bonus = self._bonus(words, row_label)
+        return Classifier.build(rows_RE, nothing, logit_scale, row_label, bonus, evidence)
 
     def _bonus(self, words: Vocabulary, row_label: Sequence[int]) -> list[float]:
         """`SANConfig.novelty` for the rows of labels none of whose names the masks were trained with, if these are
@@ -407,9 +410,7 @@ class Segmenter:
             both = self.proposer.propose(image_B3HW.to(self.device, self.san.nothing.dtype))
             for row, number in enumerate(numbers):
                 # Copies: a view would keep the whole batch in memory.
-                own = Proposals(
-                    both.mask_logits[row : row + 1].clone(), both.embeddings[row : row + 1].clone()
-                )
+                own = Proposals(*(one[row : row + 1].clone() for one in both.tensors))
                 encoded[number] = Encoded(own, pictures[number].geometry, pictures[number].image, self)
         return [encoded[number] for number in range(len(pictures))]
 

@@ -84,7 +84,7 @@ class MultiView:
             views += [
                 View(
                     found.mask_logits[row],
-                    classifier.probabilities(found.embeddings[row]),
+                    classifier.probabilities(*found.regions(row)),
                     geometry,
                     flipped=row == 1,
                 )

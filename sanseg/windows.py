@@ -237,7 +237,7 @@ class Windows:
                 f"the network failed on a window of {self.layout.size} pixels ({reason}): use smaller windows,"
                 " or another device"
             ) from error
-        probabilities_QR = segmenter.classifier(self.words).probabilities(encoded.proposals.embeddings[0])
+        probabilities_QR = segmenter.classifier(self.words).probabilities(*encoded.proposals.regions())
         return Seen(encoded.proposals.mask_logits[0], probabilities_QR, encoded.geometry, known)
 
     def _band(self, band: slice, down: Sequence[int], row_label: Sequence[int]) -> Band:

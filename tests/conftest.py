@@ -86,6 +86,14 @@ def tiny_stem_san() -> SAN:
     return make_san(config)
 
 
+@pytest.fixture
+def tiny_seeing_san(tiny_stem_san: SAN) -> SAN:
+    """As `tiny_stem_san`, whose stem has a classifier of six classes that knows what they are kinds of."""
+    config = tiny_stem_san.config
+    vision = replace(config.clip.vision, classes=6, kinds=True)
+    return make_san(replace(config, clip=replace(config.clip, vision=vision)))
+
+
 def make_san(config: SANConfig) -> SAN:
     """A SAN whose every weight is drawn from one seed, zero biases and unit norms included."""
     with torch.random.fork_rng(), torch.no_grad():

@@ -30,7 +30,7 @@ UNEVEN = replace(TINY, clip=replace(TINY.clip, vision=replace(VISION, patch=14, 
 # As the model in the box: a convolutional stem that guesses.
 STEM = replace(
     TINY,
-    clip=replace(TINY.clip, vision=replace(VISION, stem="efficientnet-lite0", classes=10)),
+    clip=replace(TINY.clip, vision=replace(VISION, stem="efficientnet-lite0", classes=10, kinds=True)),
     side=replace(TINY.side, mask_stride=8),
     clip_scale=1.0,
 )
@@ -48,6 +48,7 @@ class Program:
 def assert_same(found: Proposals, wanted: Proposals) -> None:
     torch.testing.assert_close(found.mask_logits, wanted.mask_logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.embeddings, wanted.embeddings, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.seen, wanted.seen, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module", params=[UNEVEN, STEM], ids=["uneven", "stem"])

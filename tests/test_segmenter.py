@@ -167,6 +167,23 @@ def test_labels_that_training_did_not_know_score_more(tiny_san: SAN) -> None:
     torch.testing.assert_close(more.logits(region) - plain.logits(region), torch.tensor([[0.0, 0, 2, 0]] * 5))
 
 
+def test_what_the_stem_sees_speaks_for_words(tiny_seeing_san: SAN) -> None:
+    san, words = tiny_seeing_san, replace(Vocabulary.of(WORDS), other=("grass",))
+    plain = Segmenter(san).classifier(words)
+    assert plain.evidence is None, "it has no weight"
+    san.config = replace(san.config, evidence=7.0)
+    san.clip.visual.guess.kinds.data[:2] = plain.weight[:2]
+    telling = Segmenter(san).classifier(words)
+    shares = san.clip.visual.guess.evidence(plain.weight[:-1])
+    torch.testing.assert_close(telling.evidence[:, :-1], 7 * shares)
+    assert not telling.evidence[:, -1].any(), "nothing gets none"
+    encoded = Segmenter(san).encode(picture(50, 70))
+    assert encoded.proposals.seen is not None
+    found = Segmenter(san).answer(encoded, words, proposals=True).queries.probabilities
+    torch.testing.assert_close(found, telling.probabilities(*encoded.proposals.regions()))
+    assert not torch.allclose(found, plain.probabilities(*encoded.proposals.regions()), atol=3e-3)
+
+
 def test_templates_of_a_vocabulary_are_used(segmenter: Segmenter) -> None:
     encoded = segmenter.encode(picture(50, 70))
     words = Vocabulary.of(WORDS)

@@ -1,4 +1,4 @@
-"""The box, step 3 of 3: words move towards what they are a kind of.
+"""The box, step 3 of 4: words move towards what they are a kind of.
 
     python recipes/mini/kinds.py --data DATA --wordnet DIR --run runs/mini
     python recipes/mini/kinds.py --data DATA --wordnet DIR --run runs/mini --withheld
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Iterable
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
@@ -55,20 +55,22 @@ def kinds(folder: Path, labels: Collection[str]) -> dict[str, str]:
     known = {label.casefold() for label in labels} | {one.casefold() for one in read_pairs().values()}
     found = {}
     for synset, lemmas in wordnet_synsets(folder).items():
-        above = next((place[one] for one in _upwards(synset, parents) if one in place), None)
+        upwards = chain.from_iterable(levels_above(synset, parents))
+        above = next((place[one] for one in upwards if one in place), None)
         for lemma in lemmas:
             if above and lemma.casefold() not in known and first.get(lemma.casefold()) == synset:
                 found[lemma] = above
     return found
 
 
-def _upwards(synset: str, parents: dict[str, tuple[str, ...]]) -> Iterable[str]:
-    """The synsets above, the nearest first."""
+def levels_above(synset: str, parents: dict[str, tuple[str, ...]]) -> Iterable[list[str]]:
+    """The synsets above, those right above first."""
     level, seen = [synset], {synset}
     while level:
-        level = [above for one in level for above in parents.get(one, ()) if above not in seen]
+        above = dict.fromkeys(there for one in level for there in parents.get(one, ()))
+        level = [one for one in above if one not in seen]
         seen.update(level)
-        yield from level
+        yield level
 
 
 def moved(texts: list[str], rows: Tensor, above: dict[str, str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The box, step 2 of 3: a small CLIP's image tower and the SAN beside it, learned together.
+"""The box, step 2 of 4: a small CLIP's image tower and the SAN beside it, learned together.
 
     python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini
     python recipes/mini/san.py --data DATA --lite2 LITE2.pth --run runs/mini --withheld
@@ -138,7 +138,7 @@ class Learner(nn.Module):
                 [biases, ((inside - 1) * hardness)[:, None].expand(-1, biases.shape[1], -1, -1, -1)], 2
             )
             certain = (regions - 0.5) * 20  # a ground-truth mask as logits
-            embedded = san.recognise(shallow, torch.cat([masks, certain.to(masks.dtype)], 1), biases)
+            embedded, _ = san.recognise(shallow, torch.cat([masks, certain.to(masks.dtype)], 1), biases)
         proposed, asked = embedded.float().split([side.queries, regions.shape[1]], dim=1)
         classifiers = [Classifier.build(one, san.nothing, san.clip.logit_scale) for one in rows]
         logits = [classifiers[s].logits(one) for s, one in zip(batch.sources, proposed, strict=True)]
@@ -207,7 +207,8 @@ def of_whole(san: SAN, shallow: Shallow, start: int) -> Tensor:
     for block in visual.blocks[shallow.passed :]:
         tokens = block(tokens)
     guess = shallow.guess[start:]
-    return visual.guess.join(visual.embed(tokens[:, :1]), guess, torch.ones_like(guess[:, :1]))[:, 0]
+    seen = visual.guess.seen(guess, torch.ones_like(guess[:, :1]))
+    return visual.guess.join(visual.embed(tokens[:, :1]), seen)[:, 0]
 
 
 def first(shallow: Shallow, count: int) -> Shallow:
@@ -263,19 +264,23 @@ def even_draws(targets: Sequence[Target], counts: Sequence[int], draws_BA: Tenso
     return even
 
 
-def stage_at(step: int) -> Stage:
+def stage_at(step: float) -> Stage:
     return next(one for one in reversed(STAGES) if one.begins <= step)
 
 
 def batches(
-    sets: Sequence[SegmentationSet], photos: Sequence[Photo], names: Sequence[str], step: int
+    sets: Sequence[SegmentationSet],
+    photos: Sequence[Photo],
+    names: Sequence[str],
+    step: int,
+    share: float = 1.0,
 ) -> Iterator[tuple[Batch, Batch, Tensor]]:
-    """Step after step, one step ahead in a thread."""
+    """Step after step, one step ahead in a thread. share: of STAGES' steps that are made."""
     pictures = [Pictures(sets, [shares[leg] for shares in SETS.values()]) for leg in range(len(LEGS))]
     named = Photos(photos, names)
 
     def load(number: int) -> tuple[Batch, Batch, Tensor]:
-        stage = stage_at(number)
+        stage = stage_at(number / share)
         masked = Augmentation(short_side=stage.short_side, scale=(0.6, 1.3), crop=stage.crop)
         plain = Augmentation(short_side=round(0.9 * stage.short_side), scale=(0.9, 1.2), crop=stage.crop)
         some = [named.draw(number * stage.photos + i, plain) for i in range(stage.photos)]
@@ -307,13 +312,16 @@ def optimizer_of(learner: Learner) -> torch.optim.AdamW:
     )
 
 
-def rate(step: int, begun: int = 0) -> float:
-    """Of LEARNING_RATE: a warm-up from step `begun` on, and polynomial decay over each leg."""
-    warm = (step - begun + 1) / WARM_UP
-    for steps, share in LEGS:
-        if step < steps:
-            return min(warm, share * (1 - step / steps) ** 0.9)
-        step -= steps
+def rate(step: int, begun: int = 0, share: float = 1.0) -> float:
+    """Of LEARNING_RATE: a warm-up from step `begun` on, and polynomial decay over each leg.
+
+    share: of the LEGS' steps that are made; the warm-up is as long as ever.
+    """
+    warm, left = (step - begun + 1) / WARM_UP, step / share
+    for steps, highest in LEGS:
+        if left < steps:
+            return min(warm, highest * (1 - left / steps) ** 0.9)
+        left -= steps
     return 0.0
 
 
@@ -364,7 +372,10 @@ def read_options() -> argparse.Namespace:
         "--words", type=Path, help="with --lite2: a SAN whose words are taken; steps 1 and 3 are not needed"
     )
     parser.add_argument("--withheld", action="store_true", help="train without the names of withheld.py")
-    parser.add_argument("--steps", type=int, default=sum(steps for steps, _ in LEGS))
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the steps of each stage and leg, for a shorter training"
+    )
+    parser.add_argument("--steps", type=int, help="stop after so many, by default after all")
     options = parser.parse_args()
     if options.begin and options.words:
         parser.error("--begin keeps the words of its model: give --words with --lite2")
@@ -384,7 +395,7 @@ def main() -> None:
     called = list(dict.fromkeys(one.name for one in photos))
     labels = tuple(dict.fromkeys(name for one in sets for names in one.vocabulary.names for name in names))
     if options.begin:
-        learner, begun = Learner(load_san(options.begin)), LEGS[0][0]
+        learner, begun = Learner(load_san(options.begin)), round(options.share * LEGS[0][0])
     else:
         text = options.run / "text.pt"
         words = taken_words(options.words) if options.words else new_words(text, classes)
@@ -393,7 +404,9 @@ def main() -> None:
         classifiers = [learner.words.rows(one.vocabulary.names, SAN_MINI.templates) for one in sets]
         names = learner.words(called, SAN_MINI.templates)
     optimizer = optimizer_of(learner)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: rate(begun + done, begun))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: rate(begun + done, begun, options.share)
+    )
     average = {key: value.detach().clone() for key, value in learner.state_dict().items()}
     step, checkpoint = begun, options.run / f"{name}.pt"
     if checkpoint.exists():
@@ -403,8 +416,9 @@ def main() -> None:
         step, average = state["step"], state["average"]
     options.run.mkdir(parents=True, exist_ok=True)
     log = Log(options.run / f"{name}.jsonl")
-    for batch, some_photos, which in batches(sets, photos, called, step):
-        if step >= options.steps:
+    last = options.steps or round(options.share * sum(steps for steps, _ in LEGS))
+    for batch, some_photos, which in batches(sets, photos, called, step, options.share):
+        if step >= last:
             break
         parts = learner.losses(batch, some_photos, which, classifiers, names, step)
         optimizer.zero_grad()
@@ -420,7 +434,7 @@ def main() -> None:
             for key, one in learner.trained.items():
                 average[key].lerp_(one, 1 - kept)
         log.add(step, parts)
-        if step % 100 == 0 or step == options.steps:
+        if step % 100 == 0 or step == last:
             state = {"learner": learner.state_dict(), "average": average, "step": step}
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, f"{checkpoint}.part")

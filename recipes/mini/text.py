@@ -1,4 +1,4 @@
-"""The box, step 1 of 3: a small CLIP text tower distilled from a sentence encoder.
+"""The box, step 1 of 4: a small CLIP text tower distilled from a sentence encoder.
 
     python recipes/mini/text.py --data DATA --minilm DIR --wordnet DIR --run runs/mini
 

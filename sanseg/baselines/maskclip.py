@@ -49,7 +49,7 @@ class MaskCLIP:
             assert isinstance(block, Block)
             riders_BRD, context = block.beside(riders_BRD, context, mask_B1RM, last=block is blocks[-1])
         region_BQE = visual.embed(riders_BRD[:, :-1])
-        return Proposals(mask_logits_BQhw, self.san.guessed(region_BQE, shallow, mask_logits_BQhw))
+        return Proposals(mask_logits_BQhw, *self.san.guessed(region_BQE, shallow, mask_logits_BQhw))
 
 
 def attention_mask(mask_logits_BQhw: Tensor, vision: VisionConfig) -> Tensor:

@@ -54,12 +54,12 @@ def walk(
     with around("side adapter"):
         ((mask_logits, bias),) = san.side_adapter(image_B3HW, shallow, auxiliary=False)
     with around("recognition"):
-        proposals = Proposals(mask_logits, san.recognise(shallow, mask_logits, bias))
+        proposals = Proposals(mask_logits, *san.recognise(shallow, mask_logits, bias))
     if isinstance(segmenter.proposer, Plausible):
         proposals = segmenter.proposer.answer
     with around("classifier"):
         classifier = segmenter.classifier(words)
-        probabilities_QR = classifier.probabilities(proposals.embeddings[0])
+        probabilities_QR = classifier.probabilities(*proposals.regions())
     with around("label map"):
         return label_map(proposals.mask_logits[0], probabilities_QR, classifier.row_label, geometry)
 

@@ -31,10 +31,10 @@ LARGEST = torch.finfo(torch.float16).max
 class KeptPictures:
     """Proposals and sizes of pictures, a file for each, by the checksum of the picture's file and of the network.
 
-    Mask logits are kept in float16, embeddings as the network gave them. Whoever keeps a picture answers from what
-    `rounded` makes of it, so that later answers are the same to the bit. A file that is damaged, or of an earlier
-    version, counts as absent, and is written again. Several processes may use one folder. What a picture's file was
-    called does not matter.
+    Mask logits and what is seen are kept in float16, embeddings as the network gave them. Whoever keeps a picture
+    answers from what `rounded` makes of it, so that later answers are the same to the bit. A file that is damaged,
+    or of an earlier version, counts as absent, and is written again. Several processes may use one folder. What a
+    picture's file was called does not matter.
 
     folder: made when first written to; it may be removed at any time.
     network: the fingerprint of its weights.
@@ -65,6 +65,8 @@ class KeptPictures:
         original, content, padded = ((int(y), int(x)) for y, x in tensors["geometry"].tolist())
         masks = _unpacked(tensors[LOW], tensors[HIGH]).to(self.segmenter.device)
         proposals = Proposals(masks, tensors["embeddings"].to(self.segmenter.device))
+        if (seen := tensors.get("seen")) is not None:
+            proposals = replace(proposals, seen=seen.to(self.segmenter.device).float())
         return proposals, Geometry(original, content, padded)
 
     def put(self, sha256: str, encoded: Encoded) -> None:
@@ -77,18 +79,23 @@ class KeptPictures:
             "embeddings": proposals.embeddings.cpu().contiguous(),  # (1, Q, E)
             "geometry": torch.tensor([geometry.original, geometry.content, geometry.padded]),
         }
+        if proposals.seen is not None:
+            tensors["seen"] = proposals.seen.cpu().half().contiguous()  # (1, Q, C)
         path = self.path(sha256)
         write_bytes(path, save({**tensors, "seal": _seal(tensors, path.stem)}))
 
 
 def rounded(encoded: Encoded) -> Encoded:
-    """The picture as it will be read again: its mask logits float32, but of float16's numbers, at most 65504.
+    """The picture as it will be read again: mask logits and what is seen float32, but of float16's numbers.
+
+    Mask logits are at most 65504.
 
     What is not finite stays so, for an answer to refuse.
     """
     masks = encoded.proposals.mask_logits.float()
-    within = torch.where(masks.isfinite(), masks.clamp(-LARGEST, LARGEST), masks)
-    return replace(encoded, proposals=replace(encoded.proposals, mask_logits=within.half().float()))
+    within = torch.where(masks.isfinite(), masks.clamp(-LARGEST, LARGEST), masks).half().float()
+    seen = None if encoded.proposals.seen is None else encoded.proposals.seen.half().float()
+    return replace(encoded, proposals=replace(encoded.proposals, mask_logits=within, seen=seen))
 
 
 def holds_earlier(folder: Path) -> bool:

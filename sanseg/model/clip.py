@@ -27,7 +27,7 @@ class Shallow:
     features: {blocks passed: (B, D, h, w)}, without the class token.
     tokens: (B, 1 + h w, D) after the last of these blocks, class token first.
     fine: (B, C, h', w') the stem's finer features; None for a stem without.
-    guess: (B, E, h'', w'') what the stem's own classifier makes of each place (`Guess`); None without one.
+    guess: (B, C, h'', w'') what the stem's own classifier makes of each place (`Guess`); None without one.
     """
 
     passed: int
@@ -51,7 +51,9 @@ class VisionTower(nn.Module):
         if vision.classes and not self.stem.COARSE_CHANNELS:
             raise ValueError(f"the stem {vision.stem!r} has no classifier of {vision.classes} classes: use 0")
         self.guess = (
-            Guess(self.stem.COARSE_CHANNELS, vision.classes, config.embed) if vision.classes else None
+            Guess(self.stem.COARSE_CHANNELS, vision.classes, config.embed, kinds=vision.kinds)
+            if vision.classes
+            else None
         )
         self.class_token = nn.Parameter(torch.zeros(vision.width))
         self.position = drawn(1 + vision.grid**2, vision.width, std=0.02)
@@ -106,7 +108,8 @@ class VisionTower(nn.Module):
         seen = self.shallow(image_B3HW, len(self.blocks), ())
         embedded = self.embed(seen.tokens[:, :1])
         if self.guess is not None and seen.guess is not None:
-            embedded = self.guess.join(embedded, seen.guess, torch.ones_like(seen.guess[:, :1]))
+            everywhere = torch.ones_like(seen.guess[:, :1])
+            embedded = self.guess.join(embedded, self.guess.seen(seen.guess, everywhere))
         return embedded[:, 0]
 
 

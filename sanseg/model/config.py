@@ -7,6 +7,7 @@ D width of CLIP, W width of the side adapter, h w grid, H W pixels, L tokens.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import Any
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -23,7 +24,7 @@ class VisionConfig:
 
     `grid` is the side of the square grid that the positional embedding was made for.
     `stem` is "" for CLIP's own patch convolution, else a key of `model.stem.STEMS`; `classes` of its own classifier
-    are kept for `model.stem.Guess`, 0 for none.
+    are kept for `model.stem.Guess`, 0 for none; `kinds` where it also knows what these classes are kinds of.
     """
 
     width: int
@@ -33,6 +34,7 @@ class VisionConfig:
     grid: int
     stem: str = ""
     classes: int = 0
+    kinds: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class SANConfig:
     `templates`: the prompt set that the classifier was trained with, a key of `model.templates.TEMPLATES`.
     `novelty`: added to the class logits of labels that no mask of the training was called, which it taught to lose
     (calibrated stacking, Chao et al., ECCV 2016); the released models have none.
+    `evidence`: what a class that the stem's classifier is sure of adds to the logit of a word that it speaks for
+    (`Guess.evidence`), for a stem with `VisionConfig.kinds`.
     """
 
     name: str
@@ -108,6 +112,7 @@ class SANConfig:
     divisor: int = 32
     templates: str = "vild"
     novelty: float = 0.0
+    evidence: float = 0.0
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
@@ -135,6 +140,8 @@ class SANConfig:
             <= LARGEST_SIDE,
             f"clip_scale {self.clip_scale} above 0, at most 1": 0 < self.clip_scale <= 1,
             f"std {self.std} above 0": min(self.std) > 0,
+            f"novelty {self.novelty} and evidence {self.evidence} finite": isfinite(self.novelty)
+            and isfinite(self.evidence),
         }
         for want, holds in wanted.items():
             if not holds:
@@ -195,7 +202,7 @@ CLIP_MINI = CLIPConfig(
     name="mini-clip",
     embed=256,
     vision=VisionConfig(
-        width=256, layers=4, heads=4, patch=16, grid=20, stem="efficientnet-lite2", classes=1_000
+        width=256, layers=4, heads=4, patch=16, grid=20, stem="efficientnet-lite2", classes=1_000, kinds=True
     ),
     text=TextConfig(width=256, layers=4, heads=4, context=48, merges=12_000),
 )
@@ -219,5 +226,6 @@ SAN_MINI = SANConfig(
     short_side=448,
     long_side=1280,
     templates="plain",
-    novelty=2.5,  # fixed on training data, by recipes/mini/novelty.py
+    novelty=2.0,  # fixed on training data, by recipes/mini/novelty.py
+    evidence=6.0,
 )

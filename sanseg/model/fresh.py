@@ -39,7 +39,8 @@ def fresh_san(base: SAN, side: SideAdapterConfig | None = None, *, seed: int = 0
 
     side: its shape; None is the shape that the side adapter of `base` has.
     """
-    config = replace(base.config, side=base.config.side if side is None else side, novelty=0.0)
+    side = base.config.side if side is None else side
+    config = replace(base.config, side=side, novelty=0.0, evidence=0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         san = SAN(config)

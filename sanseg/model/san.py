@@ -31,10 +31,23 @@ class Proposals:
 
     mask_logits: (B, Q, h, w), on the mask grid of the padded picture.
     embeddings: (B, Q, E), unit length, in the space shared with words.
+    seen: (B, Q, C), what a classifier of CLIP's stem sees in each region, as probabilities; None without one that
+        knows what its classes are kinds of (`Guess.kinds`).
     """
 
     mask_logits: Tensor
     embeddings: Tensor
+    seen: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those that there are, in this order."""
+        both = self.mask_logits, self.embeddings
+        return both if self.seen is None else (*both, self.seen)
+
+    def regions(self, picture: int = 0) -> tuple[Tensor, Tensor | None]:
+        """What words are held against in one picture: its embeddings (Q, E) and what is seen, (Q, C)."""
+        return self.embeddings[picture], None if self.seen is None else self.seen[picture]
 
 
 class SAN(nn.Module):
@@ -64,22 +77,27 @@ class SAN(nn.Module):
         shallow = self.clip.visual.shallow(self.clip_image(image_B3HW), self.config.split, wanted)
         masks, biases = zip(*self.side_adapter(image_B3HW, shallow, auxiliary=auxiliary), strict=True)
         # [SLS] tokens do not see each other: those of all readings ride through CLIP's deep blocks together.
-        region_BQE = self.recognise(shallow, _together(masks, dim=1), _together(biases, dim=2))
-        regions = region_BQE.split(self.config.side.queries, dim=1)
-        return [Proposals(*proposed) for proposed in zip(masks, regions, strict=True)]
+        regions = self.recognise(shallow, _together(masks, dim=1), _together(biases, dim=2))
+        parts = [one.split(self.config.side.queries, dim=1) for one in regions if one is not None]
+        return [Proposals(*proposed) for proposed in zip(masks, *parts, strict=True)]
 
-    def recognise(self, shallow: Shallow, mask_logits_BQhw: Tensor, bias_BNQhw: Tensor) -> Tensor:
-        """Region embeddings (B, Q, E), unit length: CLIP's, and its stem's guess of what each mask holds, if any."""
+    def recognise(
+        self, shallow: Shallow, mask_logits_BQhw: Tensor, bias_BNQhw: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """`embeddings` and `seen` of `Proposals`: CLIP's, and its stem's guess of what each mask holds, if any."""
         return self.guessed(self.clip.visual.recognise(shallow, bias_BNQhw), shallow, mask_logits_BQhw)
 
-    def guessed(self, region_BQE: Tensor, shallow: Shallow, mask_logits_BQhw: Tensor) -> Tensor:
-        """Region embeddings with what CLIP's stem guesses that each mask holds, where it guesses."""
+    def guessed(
+        self, region_BQE: Tensor, shallow: Shallow, mask_logits_BQhw: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Region embeddings with what CLIP's stem guesses that each mask holds, where it guesses; and `seen`."""
         visual = self.clip.visual
         if visual.guess is None or shallow.guess is None:
-            return region_BQE
+            return region_BQE, None
         h, w = shallow.guess.shape[2:]
         share_BQhw = F.adaptive_avg_pool2d(mask_logits_BQhw.sigmoid(), (h, w))
-        return visual.guess.join(region_BQE, shallow.guess, share_BQhw)
+        seen_BQC = visual.guess.seen(shallow.guess, share_BQhw)
+        return visual.guess.join(region_BQE, seen_BQC), None if visual.guess.kinds is None else seen_BQC
 
     def clip_image(self, image_B3HW: Tensor) -> Tensor:
         """The picture as CLIP sees it, smaller by `config.clip_scale`."""

@@ -149,35 +149,58 @@ class Lite2Stem(LiteStem):
     FINE_CHANNELS, COARSE_CHANNELS = STAGES[FINE][3], STAGES[-1][3]
 
 
-class Guess(nn.Module):
-    """What the stem's own classifier makes of each place, in the space shared with words.
+SHARPNESS, STRANGE = 20.0, 0.4  # of `Guess.evidence`: a class less like any row than STRANGE speaks for none
 
-    Its classes (ImageNet's 1,000) are mixed by their probabilities, each as the embedding of its name: no vocabulary
-    is fixed, a word that is no class lies near those that mean the like. The mixture is short where the classifier
-    is unsure, so that it says little there.
+
+class Guess(nn.Module):
+    """What the stem's own classifier makes of each region, said with words.
+
+    Its C classes (ImageNet's 1,000) are known by embeddings of their names, so that no vocabulary is fixed: a word
+    that is no class lies near those that mean the like. It is heard twice, where a region is embedded (`join`) and,
+    if it also knows what its classes are kinds of, where words name the region (`evidence`).
     """
 
-    def __init__(self, channels: int, classes: int, embed: int) -> None:
+    def __init__(self, channels: int, classes: int, embed: int, *, kinds: bool = False) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, GUESS_CHANNELS, 1)
         self.linear = nn.Linear(GUESS_CHANNELS, classes)
         self.names = nn.Parameter(torch.zeros(classes, embed))  # unit embeddings of the classes' names
+        # The same, each mixed with what it is a kind of: a ram is a sheep, which its name alone does not tell.
+        self.kinds = nn.Parameter(torch.zeros(classes, embed)) if kinds else None
         self.gain = nn.Parameter(torch.ones(()))  # of a guess beside what CLIP's tower says
 
     def forward(self, coarse_BChw: Tensor) -> Tensor:
-        """The stem's features at stride 32 to guesses (B, E, h, w), no longer than 1."""
+        """The stem's features at stride 32 to the classes' probabilities at each place, (B, C, h, w)."""
         hidden = F.relu6(self.convolution(coarse_BChw)).permute(0, 2, 3, 1)
-        guess_BhwE: Tensor = self.linear(hidden).softmax(-1) @ self.names
-        return guess_BhwE.permute(0, 3, 1, 2)
+        logits_BhwC: Tensor = self.linear(hidden)
+        return logits_BhwC.softmax(-1).permute(0, 3, 1, 2)
 
-    def join(self, region_BQE: Tensor, guess_BEhw: Tensor, share_BQhw: Tensor) -> Tensor:
-        """Unit embeddings (B, Q, E) with the mean guess of their places added, unit again.
+    def seen(self, guess_BChw: Tensor, share_BQhw: Tensor) -> Tensor:
+        """The mean of each region's places, (B, Q, C); 0 for a region without a place.
 
         share_BQhw: how much of each place is the region's, from 0 to 1, on the guesses' grid.
         """
         weight_BQL = share_BQhw.flatten(2)
         weight_BQL = weight_BQL / weight_BQL.sum(-1, keepdim=True).clamp_min(1e-4)
-        return F.normalize(region_BQE + self.gain * (weight_BQL @ guess_BEhw.flatten(2).mT), dim=-1)
+        return weight_BQL @ guess_BChw.flatten(2).mT
+
+    def join(self, region_BQE: Tensor, seen_BQC: Tensor) -> Tensor:
+        """Unit embeddings (B, Q, E) with the classes' names added, mixed by their probabilities, unit again.
+
+        The mixture is short where the classifier is unsure, so that it says little there.
+        """
+        return F.normalize(region_BQE + self.gain * (seen_BQC @ self.names), dim=-1)
+
+    def evidence(self, rows_RE: Tensor) -> Tensor:
+        """How much each class speaks for each of some words, (C, R), float32: shares of 1, or less.
+
+        rows_RE: embeddings of the words. The more like a class's kind a word is, the larger its share; what a class
+        that is like none of them sees speaks for none.
+        """
+        assert self.kinds is not None, "a Guess without kinds has no evidence"
+        like_CR = self.kinds.float() @ F.normalize(rows_RE.float(), dim=-1).T
+        strange_C1 = like_CR.new_full((len(like_CR), 1), STRANGE)
+        return (SHARPNESS * torch.cat([like_CR, strange_C1], dim=1)).softmax(-1)[:, :-1]
 
 
 STEMS: dict[str, type[PatchStem | Lite0Stem | Lite2Stem]] = {

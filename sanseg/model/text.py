@@ -216,12 +216,14 @@ class Classifier:
     scale: exp(logit_scale).
     row_label: for each of the R rows the index of its label, or -1 for a distractor, which means "other".
     bonus: for each of the R + 1 rows what is added to its logit; () for nothing.
+    evidence: (C, R + 1), what is added for each of C classes that is seen for certain (`Proposals.seen`).
     """
 
     weight: Tensor
     scale: float
     row_label: tuple[int, ...]
     bonus: tuple[float, ...] = ()
+    evidence: Tensor | None = None
 
     @classmethod
     def build(
@@ -231,11 +233,12 @@ class Classifier:
         logit_scale: Tensor,
         row_label: Sequence[int] | None = None,
         bonus: Sequence[float] | None = None,
+        evidence: Tensor | None = None,
     ) -> Classifier:
         """From embeddings (R, E) of names, the "nothing" embedding (1, E) and the logarithm of the scale.
 
         The whole matrix is normalised again, as in the released code. By default row r is label r.
-        bonus: one for each of the R rows; "nothing" gets none.
+        bonus, evidence: for each of the R rows, (R,) and (C, R); "nothing" gets none.
         """
         weight = F.normalize(torch.cat([rows, nothing.to(rows.dtype)]), dim=-1)
         labels = tuple(range(len(rows))) if row_label is None else tuple(row_label)
@@ -244,13 +247,21 @@ class Classifier:
         added = () if bonus is None or not any(bonus) else (*bonus, 0.0)
         if len(added) not in (0, len(weight)):
             raise ValueError(f"{len(added) - 1} bonuses for {len(rows)} rows: give one for each row")
-        return cls(weight, float(logit_scale.exp()), labels, added)
+        classes = None if evidence is None else F.pad(evidence, (0, 1))
+        return cls(weight, float(logit_scale.exp()), labels, added, classes)
 
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """Region embeddings (..., E) to class logits (..., R + 1); the last is "nothing"."""
+    def logits(self, embeddings: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Region embeddings (..., E), and what is seen in them, (..., C), to class logits (..., R + 1).
+
+        The last is "nothing".
+        """
         logits = self.scale * embeddings @ self.weight.to(embeddings.dtype).T
-        return logits + logits.new_tensor(self.bonus) if self.bonus else logits
+        if self.bonus:
+            logits = logits + logits.new_tensor(self.bonus)
+        if self.evidence is not None and seen is not None:
+            logits = logits + seen.to(logits.dtype) @ self.evidence.to(logits.dtype)
+        return logits
 
-    def probabilities(self, embeddings_QE: Tensor) -> Tensor:
-        """Region embeddings (Q, E) to (Q, R), float32: softmax over R + 1, then without "nothing"."""
-        return self.logits(embeddings_QE.float()).softmax(dim=-1)[:, :-1]
+    def probabilities(self, embeddings_QE: Tensor, seen_QC: Tensor | None = None) -> Tensor:
+        """As `logits`, to (Q, R), float32: softmax over R + 1, then without "nothing"."""
+        return self.logits(embeddings_QE.float(), seen_QC).softmax(dim=-1)[:, :-1]

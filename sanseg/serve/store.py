@@ -101,6 +101,4 @@ def size_of(encoded: Encoded) -> int:
     """Bytes in memory."""
     proposals = encoded.proposals
     image = 0 if encoded.image is None else encoded.image.nbytes
-    return image + sum(
-        one.numel() * one.element_size() for one in (proposals.mask_logits, proposals.embeddings)
-    )
+    return image + sum(one.numel() * one.element_size() for one in proposals.tensors)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,6 @@ from sanseg.baselines.maskclip import MaskCLIP
 from sanseg.baselines.masks import to_clips_square
 from sanseg.model.san import SAN
 from sanseg.model.transformer import Block
-from tests.conftest import make_san
 
 FULL, CORNER, EDGE, EMPTY, ALSO_EMPTY = range(5)
 
@@ -90,14 +87,15 @@ def test_a_mask_of_everything_is_plain_clip(tiny_san: SAN, image: Tensor, masks:
 
 @torch.inference_mode()
 def test_what_the_stem_guesses_is_joined_as_plain_clip_does(
-    tiny_stem_san: SAN, image: Tensor, masks: Tensor
+    tiny_seeing_san: SAN, image: Tensor, masks: Tensor
 ) -> None:
-    config = tiny_stem_san.config
-    vision = replace(config.clip.vision, classes=6)
-    san = make_san(replace(config, clip=replace(config.clip, vision=vision)))
+    san = tiny_seeing_san
     masks[:, FULL] = 40  # all of each place
-    found = MaskCLIP(san).propose(image).embeddings
-    torch.testing.assert_close(found[:, FULL], san.clip.visual(square(san, image)), atol=2e-6, rtol=1e-5)
+    found = MaskCLIP(san).propose(image)
+    plain = san.clip.visual(square(san, image))
+    torch.testing.assert_close(found.embeddings[:, FULL], plain, atol=2e-6, rtol=1e-5)
+    assert found.seen is not None
+    torch.testing.assert_close(found.seen.sum(-1), torch.ones(found.seen.shape[:2]), atol=1e-3, rtol=0)
 
 
 @torch.inference_mode()

@@ -69,6 +69,20 @@ def test_new_words_need_no_network_and_give_the_same_bytes(
     assert one == two
 
 
+def test_what_the_stem_sees_is_kept_too(photos: Path, tmp_path: Path, tiny_seeing_san: SAN) -> None:
+    segmenter = Segmenter(tiny_seeing_san)
+    keep = KeptPictures(tmp_path / "kept", "weights", segmenter)
+    encoded = rounded(segmenter.encode(photos / "0.png"))
+    keep.put("picture", encoded)
+    found = keep.get("picture")
+    assert found is not None
+    proposals, geometry = found
+    assert geometry == encoded.geometry
+    assert len(proposals.tensors) == 3
+    for one, wanted in zip(proposals.tensors, encoded.proposals.tensors, strict=True):
+        assert one.equal(wanted)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_known_photo_is_decoded_only_where_something_shows_it(
     photos: Path, tmp_path: Path, tiny_san: SAN, name: str, monkeypatch: pytest.MonkeyPatch

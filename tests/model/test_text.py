@@ -211,6 +211,14 @@ def test_the_classifier_is_the_papers(tiny_san: SAN) -> None:
     torch.testing.assert_close(classifier.logits(region), logits)
     torch.testing.assert_close(classifier.probabilities(region), logits.softmax(1)[:, :3])
     assert classifier.row_label == (0, 1, 2)
+    evidence, seen = torch.rand(6, 3), torch.rand(5, 6)
+    telling = Classifier.build(rows, tiny_san.nothing, tiny_san.clip.logit_scale, evidence=evidence)
+    assert telling.logits(region).equal(classifier.logits(region)), "nothing was seen"
+    added = telling.logits(region, seen) - logits
+    torch.testing.assert_close(added, torch.cat([seen @ evidence, torch.zeros(5, 1)], 1))
+    torch.testing.assert_close(
+        telling.probabilities(region, seen), telling.logits(region, seen).softmax(1)[:, :3]
+    )
     with pytest.raises(ValueError, match="2 row labels for 3 rows"):
         Classifier.build(rows, tiny_san.nothing, tiny_san.clip.logit_scale, [0, 1])
     with pytest.raises(ValueError, match="2 bonuses for 3 rows"):

@@ -28,6 +28,7 @@ SCRIPTS = (
     "examples",
     "san",
     "kinds",
+    "classes",
     "average",
     "novelty",
     "control",

@@ -144,6 +144,26 @@ def test_a_second_leg_that_begins_from_a_file_warms_up_too(mini: ModuleType) -> 
     assert mini.san.rate(warmed, begun) == mini.san.rate(warmed)
 
 
+def test_a_shorter_training_has_the_same_stages_and_warms_up_as_long(
+    mini: ModuleType, farms: SegmentationSet, tmp_path: Path
+) -> None:
+    (first, _), (second, highest) = mini.san.LEGS
+    share, warming = 0.25, mini.san.WARM_UP // 2
+    first, second = round(share * first), round(share * second)
+    rates = [mini.san.rate(step, share=share) for step in range(first + second + 1)]
+    assert rates[:warming] == [mini.san.rate(step) for step in range(warming)]
+    assert rates[first - 1] < 0.01
+    assert rates[first] == highest
+    assert rates[-1] == 0
+    Image.new("RGB", (20, 10)).save(tmp_path / "barn.png")
+    photo = mini.photos.Photo(tmp_path / "barn.png", mini.photos.CALTECH, "barn")
+    before, after = mini.san.STAGES[:2]
+    drawn = mini.san.batches(
+        [farms] * len(mini.san.SETS), [photo], ["barn"], round(share * after.begins) - 1, share
+    )
+    assert [next(drawn)[0].images.shape[-1] for _ in range(2)] == [before.crop, after.crop]
+
+
 def test_words_are_step_ones_or_a_finished_models(mini: ModuleType, tmp_path: Path) -> None:
     model = sanseg.load("mini").san
     torch.save({"tower": model.clip.text.state_dict()}, tmp_path / "text.pt")
