@@ -142,6 +142,8 @@ class SANConfig:
             f"std {self.std} above 0": min(self.std) > 0,
             f"novelty {self.novelty} and evidence {self.evidence} finite": isfinite(self.novelty)
             and isfinite(self.evidence),
+            f"evidence {self.evidence} 0 for a stem without kinds": self.evidence == 0
+            or (clip.classes > 0 and clip.kinds),
         }
         for want, holds in wanted.items():
             if not holds:

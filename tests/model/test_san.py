@@ -228,6 +228,9 @@ def test_activation_checkpointing_changes_no_gradient_and_keeps_less(tiny_san: S
         ({"long_side": 100_000}, "sides 64 to 100000"),
         ({"clip_scale": 0.0}, "clip_scale 0.0"),
         ({"clip_scale": 2.0}, "clip_scale 2.0"),
+        ({"novelty": float("nan")}, "novelty nan"),
+        ({"evidence": float("inf")}, "evidence inf"),
+        ({"evidence": 2.0}, "evidence 2.0 0 for a stem without kinds"),
         ({"std": (0.2, 0.0, 0.2)}, "std"),
     ],
 )
