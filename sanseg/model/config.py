@@ -229,5 +229,5 @@ SAN_MINI = SANConfig(
     long_side=1280,
     templates="plain",
     novelty=2.0,  # less than recipes/mini/novelty.py allows: see docs/LOG.md, 2026-11-30
-    evidence=6.0,  # the same
+    evidence=6.0,  # chosen together with it
 )
