@@ -331,8 +331,7 @@ class Segmenter:
         row_label += [-1] * len(words.rivals)
         rows_RE = self._encoder.rows(groups, self._templates(words), progress, self._known(words))
         nothing, logit_scale = self.san.nothing.float(), self.san.clip.logit_scale.float()
-        guess, weight = self.san.clip.visual.guess, self.san.config.evidence
-        evidence = weight * guess.evidence(rows_RE) if guess is not None and weight else None
+        evidence = self.san.evidence(rows_RE)
         bonus = self._bonus(words, row_label)
         return Classifier.build(rows_RE, nothing, logit_scale, row_label, bonus, evidence)
 

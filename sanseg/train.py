@@ -143,11 +143,16 @@ def part_losses(
     config: LossConfig,
 ) -> list[Losses]:
     """The losses of each reading: every picture against its own set's labels."""
-    classifiers = [Classifier.build(one, san.nothing, san.clip.logit_scale) for one in rows]
+    classifiers = [
+        Classifier.build(one, san.nothing, san.clip.logit_scale, evidence=san.evidence(one)) for one in rows
+    ]
     losses = []
     for reading, draw in zip(readings, part.draws, strict=True):
-        pairs = zip(part.batch.sources, reading.embeddings.float(), strict=True)
-        class_logits = [classifiers[source].logits(embeddings) for source, embeddings in pairs]
+        regions = [reading.regions(picture) for picture in range(len(part.batch.sources))]
+        class_logits = [
+            classifiers[source].logits(embeddings.float(), seen)
+            for source, (embeddings, seen) in zip(part.batch.sources, regions, strict=True)
+        ]
         losses.append(
             reading_losses(class_logits, reading.mask_logits, part.targets, draw, config, normalisers)
         )

@@ -28,6 +28,7 @@ from sanseg.data.transforms import Augmentation
 from sanseg.losses import LossConfig
 from sanseg.model.checkpoint import read_head
 from sanseg.model.san import CLIP_TRAINS, PARTS, SAN
+from sanseg.model.text import TextEncoder
 from sanseg.run import Training, lines_of
 from sanseg.train import (
     Part,
@@ -330,6 +331,22 @@ def test_checkpointing_changes_no_loss(tiny_san: SAN, sets: list[SegmentationSet
     train(other_san, sets, replace(FAST, iterations=3, checkpointing=True), tmp_path / "again", quiet=True)
     assert other_san.checkpointing
     assert_alike(lines(tmp_path / "again"), lines(tmp_path / "plain"))
+
+
+def test_training_hears_what_an_answer_hears(
+    tiny_seeing_san: SAN, sets: list[SegmentationSet], tmp_path: Path
+) -> None:
+    san = tiny_seeing_san
+    words = TextEncoder(san.clip.text)
+    rows = words.rows(sets[0].vocabulary.names, san.config.templates)
+    san.clip.visual.guess.kinds.data[:] = torch.nn.functional.normalize(rows[0], dim=0)
+    found = []
+    for evidence in (0.0, 7.0):
+        one = deepcopy(san)
+        one.config = replace(san.config, evidence=evidence)
+        train(one, sets, replace(FAST, iterations=1), tmp_path / f"{evidence}", quiet=True)
+        found.append(lines(tmp_path / f"{evidence}")[0]["loss"])
+    assert abs(found[0] - found[1]) > 0.1
 
 
 def test_a_checkpoint_says_what_it_was_trained_on(

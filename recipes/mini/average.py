@@ -15,7 +15,6 @@ import torch
 from san import GAIN
 from torch import Tensor
 
-from sanseg.model.config import SAN_MINI
 from sanseg.model.san import SAN
 from sanseg.model.weights import load_san, save_san
 
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=AFTER, help="of the later weights")
     options = parser.parse_args()
     before, after = load_san(options.before), load_san(options.after)
-    san = SAN(SAN_MINI, after.labels)
+    san = SAN(after.config, after.labels)
     san.load_state_dict(between(before.state_dict(), after.state_dict(), options.share))
     torch.nn.init.constant_(san.clip.visual.guess.gain, GAIN)
     save_san(options.to, san, kind="san", dtype=torch.float16)

@@ -46,7 +46,7 @@ from sanseg.data.stream import Batch
 from sanseg.data.transforms import Augmentation
 from sanseg.losses import Draws, LossConfig, Normalisers, Target, reading_losses
 from sanseg.model.clip import Shallow
-from sanseg.model.config import SAN_MINI
+from sanseg.model.config import SAN_MINI, SANConfig
 from sanseg.model.san import SAN
 from sanseg.model.text import Classifier, TextEncoder, TextTower
 from sanseg.model.weights import load_san, save_san
@@ -325,9 +325,9 @@ def rate(step: int, begun: int = 0, share: float = 1.0) -> float:
     return 0.0
 
 
-def write(path: Path, weights: dict[str, Tensor], labels: tuple[str, ...]) -> None:
+def write(path: Path, config: SANConfig, weights: dict[str, Tensor], labels: tuple[str, ...]) -> None:
     """The SAN of a Learner's weights. labels: what the masks are called."""
-    san = SAN(SAN_MINI, labels)
+    san = SAN(config, labels)
     san.load_state_dict(
         {name.removeprefix("san."): one for name, one in weights.items() if name.startswith("san.")}
     )
@@ -439,7 +439,7 @@ def main() -> None:
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, f"{checkpoint}.part")
             Path(f"{checkpoint}.part").replace(checkpoint)
-            write(options.run / f"{name}.safetensors", average, labels)
+            write(options.run / f"{name}.safetensors", learner.san.config, average, labels)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,11 @@ class SAN(nn.Module):
         seen_BQC = visual.guess.seen(shallow.guess, share_BQhw)
         return visual.guess.join(region_BQE, seen_BQC), None if visual.guess.kinds is None else seen_BQC
 
+    def evidence(self, rows_RE: Tensor) -> Tensor | None:
+        """(C, R): what each class that is `seen` adds to the logits of words, given their embeddings; None for none."""
+        guess, weight = self.clip.visual.guess, self.config.evidence
+        return weight * guess.evidence(rows_RE) if guess is not None and weight else None
+
     def clip_image(self, image_B3HW: Tensor) -> Tensor:
         """The picture as CLIP sees it, smaller by `config.clip_scale`."""
         scale = self.config.clip_scale
