@@ -83,8 +83,7 @@ class Block(nn.Module):
         q, own_k, own_v = self._split(self.qkv(self.norm_1(sls_BQD)), 3)
         keys = torch.cat([own_k, k[:, :, 1:]], dim=2)  # without the class token
         values = torch.cat([own_v, v[:, :, 1:]], dim=2)
-        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask_BNQM)
-        return self._finish(sls_BQD, attended), context_BLD
+        return self._finish(sls_BQD, attention(q, keys, values, mask_BNQM)), context_BLD
 
     def _split(self, x_BLD: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, L, parts * D) -> that many (B, N, L, D / N)."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sanseg.model.clip import max_pool_to
+from sanseg.model.clip import _max_pool_by_windows, max_pool_to
 from sanseg.model.config import SAN_MINI, SAN_VIT_B16, SAN_VIT_L14, SANConfig
 from sanseg.model.san import CLIP_TRAINS, PARTS, SAN
 from sanseg.model.transformer import Block, QuickGELU
@@ -306,7 +306,9 @@ def test_the_activation_of_clip_and_its_gradient() -> None:
 )
 def test_pooling_is_adaptive(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
     maps = torch.randn(2, 3, *sizes[0])
-    assert max_pool_to(maps, sizes[1]).equal(torch.nn.functional.adaptive_max_pool2d(maps, sizes[1]))
+    wanted = torch.nn.functional.adaptive_max_pool2d(maps, sizes[1])
+    assert max_pool_to(maps, sizes[1]).equal(wanted)
+    assert _max_pool_by_windows(maps, sizes[1]).equal(wanted)
 
 
 @pytest.mark.parametrize("config", [SAN_VIT_B16, SAN_VIT_L14, SAN_MINI], ids=lambda config: config.name)
