@@ -299,7 +299,7 @@ class Vocabulary:
             if read.negatives:
                 raise ValueError(f"what competes is never 'not {read.negatives[0]}': leave the 'not' out")
             words = tuple(name for names in read.names for name in names)
-        return replace(self, other=words)
+        return self if words == self.other else replace(self, other=words)
 
     def with_thresholds(self, every: float = 0.0, each: Mapping[str, float] | None = None) -> Vocabulary:
         """The same words with other thresholds. every: of all labels. each: of labels, by any of their names.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sanseg.model.config import CLIPConfig
 from sanseg.model.templates import TEMPLATES, prompts
-from sanseg.model.text_cache import TextCache
+from sanseg.model.text_cache import Key, TextCache
 from sanseg.model.tokenizer import Tokenizer
 from sanseg.model.transformer import Block, drawn
 
@@ -139,7 +139,7 @@ class TextEncoder:
         }
         known = self.cache.get(list(keys.values())) if self.cache else {}
         width = self.tower.projection.shape[1]
-        found = {key: row for key, row in known.items() if row.shape == (width,) and row.isfinite().all()}
+        found = _sound(known, width)
         missing = [name for name, key in keys.items() if key not in found]
         # Taken in one piece before the work: small ones kept between the large ones would scatter the memory.
         left = torch.empty(len(missing), width)
@@ -182,7 +182,12 @@ class TextEncoder:
         known: embeddings (E,) of names, float32 on the tower's device, which the tower is not asked for.
         """
         embeddings = self.by_name([name for names in labels for name in names], templates, progress, known)
-        means = [torch.stack([embeddings[name] for name in names]).mean(0) for names in labels]
+        means = [
+            embeddings[names[0]]
+            if len(names) == 1
+            else torch.stack([embeddings[name] for name in names]).mean(0)
+            for names in labels
+        ]
         return F.normalize(torch.stack(means), dim=-1)
 
     def _batches(self, names: Sequence[str]) -> Iterator[list[str]]:
@@ -206,6 +211,15 @@ class TextEncoder:
             tokens_KL = self.tokenizer(prompts, self.tower.config.context)
             embeddings.append(self.tower(tokens_KL.to(device)).float())
         return F.normalize(torch.stack(embeddings).mean(0), dim=-1)
+
+
+def _sound(rows: Mapping[Key, Tensor], width: int) -> dict[Key, Tensor]:
+    """Those that can be embeddings: a cache's file may have been damaged."""
+    whole = {key: row for key, row in rows.items() if row.shape == (width,)}
+    if not whole:
+        return {}
+    finite = torch.stack(list(whole.values())).isfinite().all(1).tolist()
+    return {key: row for (key, row), sound in zip(whole.items(), finite, strict=True) if sound}
 
 
 @dataclass(frozen=True)
