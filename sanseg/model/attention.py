@@ -26,6 +26,8 @@ def attention(
 
     causal: each token sees itself and those before it; without a mask.
     """
+    if mask_BNLS is not None:
+        mask_BNLS = mask_BNLS.to(q_BNLd.dtype)  # with pictures in bfloat16, biases may come in float32
     given = q_BNLd, k_BNSd, v_BNSd, mask_BNLS
     if not causal and _goes_back_by_heads(*given):
         attended: Tensor = _ByHeads.apply(*given)

@@ -192,6 +192,17 @@ def test_within_autocast_the_way_back_stays_bfloat16() -> None:
         assert one.equal(other)
 
 
+@pytest.mark.parametrize("processor", ["none", "tiles"], indirect=True)
+@pytest.mark.usefixtures("processor")
+def test_a_mask_may_be_in_float32() -> None:
+    """As biases are that were put beside some which no network made."""
+    q, k, v = heads(1, 2, 50, 16)
+    given = asking(q, k, v, torch.randn(1, 2, 50, 50))
+    got, right = gradients(attention(*given), given), gradients(exact(*given), given)
+    assert got[3].dtype is torch.float32
+    assert all(error(*one) < 0.02 for one in zip(got, right, strict=True))
+
+
 def goes_by_heads(q: Tensor, k: Tensor, v: Tensor, **options: bool) -> bool:
     return type(attention(q, k, v, **options).grad_fn).__name__ == "_ByHeadsBackward"
 
