@@ -46,7 +46,6 @@ def _by_blocks_is_faster(q_BNLd: Tensor) -> bool:
         _is_ours(q_BNLd)
         and q_BNLd.shape[2] > FEW
         and not q_BNLd.requires_grad
-        and not torch.is_autocast_enabled("cpu")  # it would take softmax to float32
         and _has("avx512_bf16")
         and not _has("amx_bf16")
     )
@@ -59,7 +58,7 @@ def _goes_back_by_heads(q_BNLd: Tensor, k_BNSd: Tensor, v_BNSd: Tensor, mask_BNL
         and torch.is_grad_enabled()
         and any(one is not None and one.requires_grad for one in (q_BNLd, k_BNSd, v_BNSd, mask_BNLS))
         and q_BNLd.shape[2] * k_BNSd.shape[2] <= MOST
-        and (_has("avx512_bf16") or _has("amx_bf16"))
+        and _has("avx512_bf16")  # as every processor with AMX has
     )
 
 
@@ -102,9 +101,8 @@ class _ByHeads(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q_BNLd: Tensor, k_BNSd: Tensor, v_BNSd: Tensor, mask_BNLS: Tensor | None) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            mask = None if mask_BNLS is None else mask_BNLS.detach()
-            out_BNLd = attention(q_BNLd.detach(), k_BNSd.detach(), v_BNSd.detach(), mask)
+        mask = None if mask_BNLS is None else mask_BNLS.detach()
+        out_BNLd = attention(q_BNLd.detach(), k_BNSd.detach(), v_BNSd.detach(), mask)
         ctx.save_for_backward(q_BNLd, k_BNSd, v_BNSd, mask_BNLS, out_BNLd)
         return out_BNLd
 
@@ -112,8 +110,7 @@ class _ByHeads(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_BNLd: Tensor) -> tuple[Tensor | None, ...]:
         q_BNLd, k_BNSd, v_BNSd, mask_BNLS, out_BNLd = ctx.saved_tensors
-        with torch.autocast("cpu", enabled=False):
-            return _way_back(q_BNLd, k_BNSd, v_BNSd, mask_BNLS, out_BNLd, grad_BNLd)
+        return _way_back(q_BNLd, k_BNSd, v_BNSd, mask_BNLS, out_BNLd, grad_BNLd)
 
 
 def _way_back(
