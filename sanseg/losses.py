@@ -69,7 +69,7 @@ class Target:
     """What one picture shows.
 
     labels: int64 (T,), the label of each mask.
-    masks: bool (T, H, W), of the padded size, False in the padding.
+    masks: bool (T, H, W), of the padded size, False in the padding; or float32, as points are sampled in them.
     index_map: int64 (H, W), the label of each pixel, `other_id` or `unknown_id`; "unknown" in the padding.
     """
 

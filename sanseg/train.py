@@ -90,12 +90,12 @@ def step(
     normalisers: Normalisers,
     config: TrainConfig,
     iteration: int,
-    add_up: Callable[[Tensor], Tensor] = lambda values: values,
+    add_up: Callable[[list[Tensor]], list[Tensor]] = lambda tensors: tensors,
 ) -> Report:
     """One step of training: forward and backward of each part, then clip, then step.
 
     rows: for each set (K, E), its labels; `batch.sources` says which set a picture is of.
-    normalisers: of all parts, those of other processes included. add_up: sums a tensor over all processes.
+    normalisers: of all parts, those of other processes included. add_up: sums each tensor over all processes.
     Raises FloatingPointError, before anything is changed, for a loss or a gradient that is not finite; in
     float16 only for a loss, for there the scaler finds its scale by gradients that overflow.
     """
@@ -111,15 +111,14 @@ def step(
         torch.autograd.backward(scaler.scale(total))
         sums += torch.stack([one.stacked().detach() for one in losses])
 
-    summed = add_up(sums)
-    # 8 M gradients are added up at once: a SAN has no single forward for DistributedDataParallel to watch.
+    # A SAN has no single forward for DistributedDataParallel to watch.
     gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
-    flat = add_up(torch.cat([gradient.flatten() for gradient in gradients]))
-    for parameter, gradient in zip(parameters, flat.split([one.numel() for one in parameters]), strict=True):
-        parameter.grad = gradient.view_as(parameter)
+    sums, *gradients = add_up([sums, *gradients])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(parameters, config.clip).item()
-    found = tuple(Losses(*row) for row in summed)
+    found = tuple(Losses(*row) for row in sums)
     report = Report(found, sum(one.weighted(config.loss).item() for one in found), norm)
     if not math.isfinite(report.total) or not (scaler.is_enabled() or math.isfinite(norm)):
         names = [name for part in parts for name in part.batch.names]
@@ -146,6 +145,9 @@ def part_losses(
     classifiers = [
         Classifier.build(one, san.nothing, san.clip.logit_scale, evidence=san.evidence(one)) for one in rows
     ]
+    targets = [
+        replace(one, masks=one.masks.float()) for one in part.targets
+    ]  # once, not twice for each reading
     losses = []
     for reading, draw in zip(readings, part.draws, strict=True):
         regions = [reading.regions(picture) for picture in range(len(part.batch.sources))]
@@ -153,9 +155,7 @@ def part_losses(
             classifiers[source].logits(embeddings.float(), seen)
             for source, (embeddings, seen) in zip(part.batch.sources, regions, strict=True)
         ]
-        losses.append(
-            reading_losses(class_logits, reading.mask_logits, part.targets, draw, config, normalisers)
-        )
+        losses.append(reading_losses(class_logits, reading.mask_logits, targets, draw, config, normalisers))
     return losses
 
 
@@ -205,16 +205,19 @@ class _Run:
             }
             describe_run(self.folder, described)
 
-    def add_up(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
-        summed: Tensor = self.accelerator.reduce(values, "sum")
-        return summed
+    def add_up(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The sum of each, all of one dtype, over all processes, which exchange them at once."""
+        if self.accelerator.num_processes == 1:
+            return tensors
+        flat = self.accelerator.reduce(torch.cat([one.flatten() for one in tensors]), "sum")
+        parts = flat.split([one.numel() for one in tensors])
+        return [part.view_as(one) for part, one in zip(parts, tensors, strict=True)]
 
     def agree(self, parts: Sequence[Part], wish: Wish) -> tuple[Normalisers, bool]:
         """The normalisers of the whole step, and whether any process was asked to stop."""
         own = count(parts, self.san, self.rows, self.config)
         counted = torch.tensor([*astuple(own), float(wish.asked)]).to(self.san.nothing.device)
-        *normalisers, asked = self.add_up(counted).tolist()
+        *normalisers, asked = self.add_up([counted])[0].tolist()
         return Normalisers(*normalisers), asked > 0
 
     def saves(self, done: int) -> bool:

@@ -88,11 +88,9 @@ class VisionTower(nn.Module):
 
         bias_BNQhw: on any grid; adaptively max-pooled to CLIP's. [SLS] tokens start as CLIP's class token.
         """
-        N, Q = bias_BNQhw.shape[1:3]
-        pooled = max_pool_to(bias_BNQhw.flatten(1, 2), shallow.grid)
-        mask = recognition_mask(torch.unflatten(pooled, 1, (N, Q)))
+        mask = recognition_mask(max_pool_to(bias_BNQhw, shallow.grid))
         context = shallow.tokens
-        sls_BQD = context[:, :1].expand(-1, Q, -1)
+        sls_BQD = context[:, :1].expand(-1, bias_BNQhw.shape[2], -1)
         blocks = list(self.blocks)[shallow.passed :]
         for block in blocks:
             assert isinstance(block, Block)
@@ -113,14 +111,17 @@ class VisionTower(nn.Module):
         return embedded[:, 0]
 
 
-def max_pool_to(maps_BChw: Tensor, grid: tuple[int, int]) -> Tensor:
+def max_pool_to(bias_BNQhw: Tensor, grid: tuple[int, int]) -> Tensor:
     """`F.adaptive_max_pool2d`, with channels innermost in memory, where a CPU is many times as fast."""
-    sizes = (*maps_BChw.shape[2:], *grid)
+    sizes = (*bias_BNQhw.shape[3:], *grid)
+    if known(sizes) and sizes[:2] == grid:
+        return bias_BNQhw
+    maps_BChw = bias_BNQhw.flatten(1, 2)
     if maps_BChw.is_mps or not known(sizes):  # MPS has it for some sides only
-        return _max_pool_by_windows(maps_BChw, grid)
-    if sizes[:2] == grid:
-        return maps_BChw
-    return F.adaptive_max_pool2d(maps_BChw.contiguous(memory_format=torch.channels_last), grid)
+        pooled = _max_pool_by_windows(maps_BChw, grid)
+    else:
+        pooled = F.adaptive_max_pool2d(maps_BChw.contiguous(memory_format=torch.channels_last), grid)
+    return torch.unflatten(pooled, 1, bias_BNQhw.shape[1:3])
 
 
 def _max_pool_by_windows(maps_BChw: Tensor, grid: tuple[int, int]) -> Tensor:

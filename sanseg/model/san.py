@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sanseg.model.clip import CLIP, Shallow
+from sanseg.model.clip import CLIP, Shallow, max_pool_to
 from sanseg.model.config import SANConfig
 from sanseg.model.side_adapter import SideAdapter
 from sanseg.model.transformer import Block, drawn
@@ -77,7 +77,10 @@ class SAN(nn.Module):
         shallow = self.clip.visual.shallow(self.clip_image(image_B3HW), self.config.split, wanted)
         masks, biases = zip(*self.side_adapter(image_B3HW, shallow, auxiliary=auxiliary), strict=True)
         # [SLS] tokens do not see each other: those of all readings ride through CLIP's deep blocks together.
-        regions = self.recognise(shallow, _together(masks, dim=1), _together(biases, dim=2))
+        pooled = tuple(
+            max_pool_to(bias, shallow.grid) for bias in biases
+        )  # large before, and not to be copied
+        regions = self.recognise(shallow, _together(masks, dim=1), _together(pooled, dim=2))
         parts = [one.split(self.config.side.queries, dim=1) for one in regions if one is not None]
         return [Proposals(*proposed) for proposed in zip(masks, *parts, strict=True)]
 

@@ -305,10 +305,11 @@ def test_the_activation_of_clip_and_its_gradient() -> None:
     ],
 )
 def test_pooling_is_adaptive(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    maps = torch.randn(2, 3, *sizes[0])
-    wanted = torch.nn.functional.adaptive_max_pool2d(maps, sizes[1])
-    assert max_pool_to(maps, sizes[1]).equal(wanted)
-    assert _max_pool_by_windows(maps, sizes[1]).equal(wanted)
+    bias = torch.randn(2, 3, 4, *sizes[0])
+    wanted = torch.nn.functional.adaptive_max_pool2d(bias.flatten(1, 2), sizes[1])
+    assert max_pool_to(bias, sizes[1]).flatten(1, 2).equal(wanted)
+    assert max_pool_to(bias, sizes[0]) is bias
+    assert _max_pool_by_windows(bias.flatten(1, 2), sizes[1]).equal(wanted)
 
 
 @pytest.mark.parametrize("config", [SAN_VIT_B16, SAN_VIT_L14, SAN_MINI], ids=lambda config: config.name)
