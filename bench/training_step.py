@@ -6,12 +6,14 @@
     python bench/training_step.py --dtype float32 bfloat16 --plain    # beside attention as it is written
 
 Random weights, pictures and masks, the released recipe (`TrainConfig()`), 171 labels. Each row is a process of its
-own. "tensors" is the largest sum of all tensors alive during a step, weights and the optimizer's moments
-included, which is the same on every machine that takes the same kernels; "process" is the largest resident size
-that the system saw, libraries included. "bound" is the time of every matrix product that torch is asked for in a step,
-forward, backward and losses, by itself, in turn with the steps (sanseg/benchmark/products.py says how); with
-checkpointing, what is computed twice is twice in it. "plain" computes attention by matrices that exist, torch's own
-"math" in place of its fused kernels. Threads are torch's default; set OMP_NUM_THREADS to change them. Unix only.
+own. A step computes its pictures side by side, each with its share of torch's threads, as training does on a CPU.
+"tensors" is the largest sum of all tensors alive during a step of all pictures in one pass, weights and the optimizer's
+moments included, which is the same on every machine that takes the same kernels; "process" is the largest resident size
+that the system saw in two steps, libraries included. "bound" is the time of every matrix product that torch is asked
+for in a step of one pass, forward, backward and losses, by itself with all threads, in turn with the steps
+(sanseg/benchmark/products.py says how); with checkpointing, what is computed twice is twice in it. "plain" computes
+attention by matrices that exist, torch's own "math" in place of its fused kernels, and all pictures in one pass.
+Threads are torch's default; set OMP_NUM_THREADS to change them. Unix only.
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ from torch.profiler import ProfilerActivity, profile
 from sanseg.benchmark.products import Bound, Recorder, flop
 from sanseg.data.stream import Batch
 from sanseg.devices import DTYPES
-from sanseg.division import count, make_part
+from sanseg.division import Division, count, make_part
+from sanseg.lanes import open_lanes
 from sanseg.model.config import SAN_VIT_B16, SAN_VIT_L14
 from sanseg.model.san import SAN
-from sanseg.run import Training
 from sanseg.schedule import TrainConfig
-from sanseg.train import make_optimizer, step, trainable
+from sanseg.train import begin_training, step
 
 MODELS = {config.name: config for config in (SAN_VIT_B16, SAN_VIT_L14)}
 SIDE, LABELS = 640, 171
@@ -86,6 +88,11 @@ def random_batch(pictures: int) -> Batch:
     )
 
 
+def some_of(batch: Batch, first: int, number: int) -> Batch:
+    these = slice(first, first + number)
+    return Batch(batch.names[these], batch.images[these], batch.index_maps[these], batch.sources[these])
+
+
 def measure(case: Case) -> Measured:
     with sdpa_kernel(SDPBackend.MATH) if case.plain else nullcontext():
         return measure_here(case)
@@ -96,29 +103,39 @@ def measure_here(case: Case) -> Measured:
     san = SAN(MODELS[case.model]).eval()
     san.checkpointing = case.checkpointing
     config = replace(TrainConfig(), batch=case.pictures, dtype=case.dtype)
-    training = Training(trainable(san), make_optimizer(san, config), torch.amp.GradScaler(enabled=False))
+    training = begin_training(san, config)
     rows = (torch.nn.functional.normalize(torch.randn(LABELS, san.config.clip.embed), dim=-1),)
     batch = random_batch(case.pictures)
+    whole = Division(case.pictures, (0,), 1)
+    divided = whole if case.plain else Division.of(config, 0, 1, torch.get_num_threads())
+    lanes = open_lanes(san.nothing.device, divided.lanes)
 
-    def one_step(iteration: int) -> None:
-        part = make_part(batch, san, rows, config, iteration, 0)
-        step(san, training, [part], rows, count([part], san, rows, config), config, iteration)
+    def one_step(iteration: int, division: Division) -> None:
+        parts = [
+            make_part(some_of(batch, place, division.size), san, rows, config, iteration, place)
+            for place in division.places
+        ]
+        normalisers = count(parts, san, rows, config)
+        side_by_side = lanes if division.lanes > 1 else None
+        step(san, training, parts, rows, normalisers, config, iteration, lanes=side_by_side)
 
-    one_step(0)  # the optimizer makes its moments
+    for iteration in range(2):  # in the first one the optimizer makes its moments
+        one_step(iteration, divided)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        one_step(1)
-    at_rest = [*san.parameters(), *rows, batch.images, batch.index_maps]
+        one_step(2, whole)
+    rounded = [weight for _, weight in training.precision.frozen]
+    at_rest = [*san.parameters(), *rounded, *rows, batch.images, batch.index_maps]
     moments = [moment for state in training.optimizer.state.values() for moment in state.values()]
     tensors = sum(one.nbytes for one in (*at_rest, *moments)) + allocation_peak(profiler)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
     with Recorder() as recorder:
-        one_step(2)
+        one_step(3, whole)
     bound = Bound({"step": recorder.products}, torch.device("cpu"))
     bound.time()
     seconds, bounds = [], []
-    for iteration in range(3, 3 + case.steps):
+    for iteration in range(4, 4 + case.steps):
         start = time.perf_counter()
-        one_step(iteration)
+        one_step(iteration, divided)
         seconds.append(time.perf_counter() - start)
         bounds.append(bound.time()["step"] / 1000)
     step_seconds, bound_seconds = statistics.median(seconds), statistics.median(bounds)

@@ -1,4 +1,4 @@
-"""How the pictures of a step are shared out: over processes, and over passes one after the other.
+"""How the pictures of a step are shared out: over processes, over passes one after the other, and over lanes.
 
 B batch, K labels of one set. What a step computes must not depend on the division: see `losses.Normalisers`.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sanseg.data.stream import Batch, Example, Stream
+from sanseg.lanes import LANES
 from sanseg.losses import Draws, Normalisers, Target
 from sanseg.model.san import SAN
 from sanseg.schedule import TrainConfig
@@ -24,28 +25,36 @@ from sanseg.schedule import TrainConfig
 
 @dataclass(frozen=True)
 class Division:
-    """How many pictures a part has, and the places in the step at which this process's parts begin."""
+    """How many pictures a part has, the places in the step at which this process's parts begin, and how many lanes
+    compute parts side by side: the parts of one pass."""
 
     size: int
     places: tuple[int, ...]
+    lanes: int
 
     @classmethod
-    def of(cls, config: TrainConfig, process: int, processes: int) -> Division:
-        """Raises ValueError for a batch that cannot be divided."""
-        parts = processes * config.accumulation
-        if config.batch % parts:
+    def of(cls, config: TrainConfig, process: int, processes: int, threads: int) -> Division:
+        """threads: those of a CPU that lanes may share; 1 elsewhere. Raises ValueError for a batch that cannot be
+        divided.
+        """
+        passes = processes * config.accumulation
+        if config.batch % passes:
             raise ValueError(
                 f"a batch of {config.batch} cannot be divided among {processes} processes with accumulation"
-                f" {config.accumulation}: choose a batch that is a multiple of {parts}"
+                f" {config.accumulation}: choose a batch that is a multiple of {passes}"
             )
-        size = config.batch // parts
-        first = process * config.accumulation
-        return cls(size, tuple(size * number for number in range(first, first + config.accumulation)))
+        of_a_pass = config.batch // passes
+        lanes = max(one for one in range(1, min(LANES, threads) + 1) if of_a_pass % one == 0)
+        size = of_a_pass // lanes
+        parts = config.accumulation * lanes
+        return cls(
+            size, tuple(size * number for number in range(process * parts, (process + 1) * parts)), lanes
+        )
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one pass sees of a step: some of its pictures. draws: for each reading."""
+    """What goes through the network at once: some pictures of a step. draws: for each reading."""
 
     batch: Batch
     targets: tuple[Target, ...]

@@ -28,6 +28,7 @@ from torch.optim import AdamW
 from sanseg.data.datasets import SegmentationSet
 from sanseg.images import write_json
 from sanseg.model.checkpoint import replacing
+from sanseg.precision import Precision
 from sanseg.version import VERSION
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of each parameter
@@ -42,11 +43,13 @@ TRACKERS = {  # that Accelerate can write to: the package that each needs
 
 @dataclass(frozen=True)
 class Training:
-    """What a run changes: the parameters by name, the optimizer's moments, and the scaler of float16 losses."""
+    """What a run changes: the parameters by name, the optimizer's moments, and the scaler of float16 losses. And the
+    precision that it computes in."""
 
     parameters: dict[str, nn.Parameter]
     optimizer: AdamW
     scaler: torch.amp.GradScaler
+    precision: Precision
 
 
 def save_state(folder: Path, training: Training, run: dict[str, Any], done: int, keep: int) -> None:

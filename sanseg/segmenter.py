@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
+from operator import length_hint
 from os import PathLike
 from threading import Lock
 from typing import ParamSpec, Protocol, TypeVar
@@ -26,6 +27,7 @@ from torch import Tensor
 from sanseg.devices import find_device, find_dtype, name_dtype
 from sanseg.images import RESIZES, Geometry, ImageSource, prepare, read_image
 from sanseg.labelmap import label_map
+from sanseg.lanes import LANES, Lanes, open_lanes
 from sanseg.model.checkpoint import fingerprint
 from sanseg.model.download import cache_folder
 from sanseg.model.san import SAN, Proposals
@@ -48,7 +50,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 CACHED_ROWS = 20_000  # of classifiers kept in memory; at 768 floats a row, 60 MB
-LANES = 8  # of `segment_each`, at most: each holds a picture in memory
 
 
 class Proposer(Protocol):
@@ -191,11 +192,11 @@ class Segmenter:
     ) -> Generator[T | Failure, None, None]:
         """As `segment_many`, but with what `then` makes of each picture's Segmentation: writes it, for one.
 
-        A lane is a thread that takes a picture the whole way: reads, segments, `then`. One lane at a time
-        computes, with all of torch's threads as if the picture were alone, so that the answer is the same to the
-        bit; meanwhile the others decode and write. There is one lane more than torch has threads, but at most
-        LANES, each with one batch; as many again may be begun and not yet taken. Pictures at hand are finished
-        even when the consumer stops early or is interrupted.
+        A lane is a thread that takes a picture the whole way: reads, segments, `then`. On a CPU lanes compute side
+        by side, each with its share of torch's threads, so that the answer is the same as if the picture were
+        alone but for rounding; elsewhere one computes at a time, and meanwhile the others decode and write. There
+        are at most LANES, each with one batch (`open_lanes`); as many again may be begun and not yet taken.
+        Pictures at hand are finished even when the consumer stops early or is interrupted.
 
         then: called in several threads at once. OSError and ValueError from it are the picture's Failure, other
             exceptions end everything.
@@ -205,9 +206,9 @@ class Segmenter:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
-        words, turn = self.resolve(vocabulary, other), Lock()
+        words = self.resolve(vocabulary, other)
 
-        def work(sources: list[ImageSource]) -> list[T | Failure]:
+        def work(sources: list[ImageSource], turn: AbstractContextManager[object]) -> list[T | Failure]:
             read = [_attempt(source, self.read, source) for source in sources]
             with turn:
                 results = self._answer_batch(sources, read, words, proposals)
@@ -218,8 +219,10 @@ class Segmenter:
 
         def answers() -> Generator[T | Failure, None, None]:
             left = iter(images)
-            with closing(_in_lanes(work, iter(lambda: list(islice(left, batch_size)), []))) as batches:
-                for batch in batches:
+            lanes = open_lanes(self.device, -(-length_hint(images, LANES * batch_size) // batch_size))
+            batches = iter(lambda: list(islice(left, batch_size)), [])
+            with closing(_in_lanes(lanes, partial(work, turn=lanes.turn), batches)) as done:
+                for batch in done:
                     yield from batch
 
         return answers()
@@ -421,19 +424,18 @@ def _attempt(source: ImageSource, work: Callable[P, T], *args: P.args, **kwargs:
         return Failure(source, error)
 
 
-def _in_lanes(work: Callable[[S], T], items: Iterator[S]) -> Generator[T, None, None]:
-    """What `work` makes of each item, in order, in threads: see `Segmenter.segment_each`."""
-    lanes = min(LANES, 1 + torch.get_num_threads())
+def _in_lanes(lanes: Lanes, work: Callable[[S], T], items: Iterator[S]) -> Generator[T, None, None]:
+    """What `work` makes of each item, in order: see `Segmenter.segment_each`."""
     begun: deque[Future[T]] = deque()
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix="sanseg-lane")
     try:
         while True:
-            begun.extend(pool.submit(work, item) for item in islice(items, 2 * lanes - len(begun)))
+            more = islice(items, 2 * lanes.number - len(begun))
+            begun.extend(lanes.pool.submit(work, item) for item in more)
             if not begun:
                 return
             yield begun.popleft().result()
     finally:  # also where the consumer stops early
-        pool.shutdown(cancel_futures=True)
+        lanes.close()
 
 
 def load(

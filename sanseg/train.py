@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, astuple, dataclass, replace
 from datetime import timedelta
 from os import PathLike
@@ -28,12 +28,14 @@ from sanseg.data.datasets import SegmentationSet
 from sanseg.data.stream import Stream
 from sanseg.devices import DTYPES
 from sanseg.division import Division, Part, batches, count, deaths_told, make_part
+from sanseg.lanes import Lanes, open_lanes
 from sanseg.losses import LossConfig, Losses, Normalisers, reading_losses
 from sanseg.model.checkpoint import checksum, fingerprint
 from sanseg.model.san import SAN, Proposals
 from sanseg.model.text import Classifier, TextEncoder
 from sanseg.model.text_cache import TextCache
 from sanseg.model.weights import save_san
+from sanseg.precision import Precision
 from sanseg.run import (
     Screen,
     Training,
@@ -62,6 +64,7 @@ __all__ = [
     "Part",
     "Report",
     "TrainConfig",
+    "begin_training",
     "describe",
     "learning_rate",
     "make_optimizer",
@@ -82,6 +85,13 @@ class Report:
     norm: float
 
 
+def begin_training(san: SAN, config: TrainConfig) -> Training:
+    """Of what is left to train now (`SAN.freeze`), from its beginning."""
+    scaler = torch.amp.GradScaler(san.nothing.device.type, enabled=config.dtype == "float16")
+    precision = Precision(san, DTYPES[config.dtype])
+    return Training(trainable(san), make_optimizer(san, config), scaler, precision)
+
+
 def step(
     san: SAN,
     training: Training,
@@ -90,29 +100,40 @@ def step(
     normalisers: Normalisers,
     config: TrainConfig,
     iteration: int,
+    *,
+    lanes: Lanes | None = None,
     add_up: Callable[[list[Tensor]], list[Tensor]] = lambda tensors: tensors,
 ) -> Report:
     """One step of training: forward and backward of each part, then clip, then step.
 
     rows: for each set (K, E), its labels; `batch.sources` says which set a picture is of.
-    normalisers: of all parts, those of other processes included. add_up: sums each tensor over all processes.
+    normalisers: of all parts, those of other processes included.
+    lanes: compute parts side by side; None computes one after the other. add_up: sums each tensor over all processes.
     Raises FloatingPointError, before anything is changed, for a loss or a gradient that is not finite; in
     float16 only for a loss, for there the scaler finds its scale by gradients that overflow.
     """
-    device, dtype = san.nothing.device.type, DTYPES[config.dtype]
     parameters, optimizer, scaler = list(training.parameters.values()), training.optimizer, training.scaler
     optimizer.zero_grad()
-    sums = torch.zeros(len(san.config.side.readings), 4, device=san.nothing.device)
-    for part in parts:
-        with torch.autocast(device, dtype) if dtype is not torch.float32 else nullcontext():
+    scale = scaler.scale(torch.ones((), device=san.nothing.device))
+
+    def work(part: Part) -> tuple[Tensor, list[Tensor]]:
+        """The losses of each reading, and the gradients of their weighted sum, scaled."""
+        with training.precision.autocast():
             readings = san.readings(part.batch.images)
         losses = part_losses(san, part, readings, rows, normalisers, config.loss)
         total = torch.stack([one.weighted(config.loss) for one in losses]).sum()
-        torch.autograd.backward(scaler.scale(total))
-        sums += torch.stack([one.stacked().detach() for one in losses])
+        gradients = torch.autograd.grad(total, parameters, scale, allow_unused=True, materialize_grads=True)
+        own = [one.contiguous() for one in gradients]  # one that was expanded could not be added to
+        return torch.stack([one.stacked().detach() for one in losses]), own
 
+    compute = map if lanes is None else lanes.pool.map
+    with training.precision.rounded():
+        computed = iter(compute(work, parts))
+        sums, gradients = next(computed)
+        for of_another in computed:
+            for one, more in zip((sums, *gradients), (of_another[0], *of_another[1]), strict=True):
+                one += more
     # A SAN has no single forward for DistributedDataParallel to watch.
-    gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
     sums, *gradients = add_up([sums, *gradients])
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -285,14 +306,14 @@ def _set_up(
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     rank, processes = accelerator.process_index, accelerator.num_processes
-    division = Division.of(config, rank, processes)
     if processes > 1:
         san.to(accelerator.device)
+    threads = torch.get_num_threads() if san.nothing.device.type == "cpu" else 1
+    division = Division.of(config, rank, processes, threads)
     san.freeze(config.trains, config.part)
     san.eval()  # a SAN has no dropout, and what is frozen in it keeps its statistics
     san.checkpointing = config.checkpointing
-    scaler = torch.amp.GradScaler(san.nothing.device.type, enabled=config.dtype == "float16")
-    training = Training(trainable(san), make_optimizer(san, config), scaler)
+    training = begin_training(san, config)
     encoder = TextEncoder(san.clip.text, fingerprint(san.clip.text), text_cache)
     labels = tuple(dict.fromkeys(name for one in sets for names in one.vocabulary.names for name in names))
     san.labels = tuple(dict.fromkeys((*san.labels, *labels)))
@@ -361,7 +382,9 @@ def train(
     run = _set_up(san, sets, val, config, Path(folder), text_cache or TextCache(None))
     done, notice = load_state(run.folder, run.training, run.description)
     run.start(done, command, sets, val)
+    lanes = open_lanes(san.nothing.device, run.division.lanes) if run.division.lanes > 1 else None
     with (
+        closing(lanes) if lanes else nullcontext(),
         stopping() as wish,
         _log(run.folder, done, run.leads) as log,
         Screen(run.config.iterations, done, quiet=quiet or not run.leads) as screen,
@@ -381,7 +404,17 @@ def train(
                 for place in run.division.places
             ]
             normalisers, asked = run.agree(parts, wish)
-            report = step(san, run.training, parts, run.rows, normalisers, run.config, iteration, run.add_up)
+            report = step(
+                san,
+                run.training,
+                parts,
+                run.rows,
+                normalisers,
+                run.config,
+                iteration,
+                lanes=lanes,
+                add_up=run.add_up,
+            )
             done = iteration + 1
             seconds = time.perf_counter() - started
             line = _line(iteration, report, learning_rate(iteration, config), seconds, config.batch)

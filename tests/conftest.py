@@ -61,6 +61,15 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def three_threads() -> Iterator[None]:
+    """Torch computes with three threads meanwhile, however many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def tiny_config() -> SANConfig:
     return TINY
 

@@ -31,6 +31,7 @@ ROWS = (
         "schedule",
         "validation",
         "run",
+        "precision",
         "recipes",
         "evaluate",
         "expect",
@@ -41,6 +42,7 @@ ROWS = (
     },
     {
         "devices",
+        "lanes",
         "segmentation",
         "extras",
         "formats",

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from sanseg.data.datasets import SegmentationSet
 from sanseg.model.san import SAN
 from sanseg.run import save_state, stopping
-from sanseg.train import train
-from tests.test_train import FAST, lines, states, training_of
+from sanseg.train import begin_training, train
+from tests.test_train import FAST, lines, states
 
 
 def test_the_state_of_another_run_is_refused(
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(
 def test_a_failed_save_keeps_the_old_state(
     tiny_san: SAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = training_of(tiny_san, FAST)
+    training = begin_training(tiny_san, FAST)
     save_state(tmp_path, training, {}, 1, keep=1)
     (path,) = states(tmp_path)
     before = path.read_bytes()

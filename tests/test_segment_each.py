@@ -1,4 +1,4 @@
-"""Many pictures: side by side, in order, bounded in memory, and each the same as if it were alone."""
+"""Many pictures: side by side, in order, bounded in memory, and each as if it were alone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sanseg import lanes as lanes_module
 from sanseg import segmenter as segmenter_module
 from sanseg.images import ImageSource
+from sanseg.lanes import open_lanes
 from sanseg.model.san import SAN, Proposals
 from sanseg.segmentation import Segmentation
 from sanseg.segmenter import Failure, Picture, Segmenter
@@ -84,10 +86,10 @@ def test_a_picture_that_the_network_cannot_take_fails_alone(tiny_san: SAN) -> No
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_pictures_in_memory_are_bounded(
-    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, batch_size: int
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, three_threads: None, batch_size: int
 ) -> None:
     """However many there are: a batch for each lane, and as much again that waits to be taken."""
-    monkeypatch.setattr(segmenter_module, "LANES", 2)
+    monkeypatch.setattr(lanes_module, "LANES", 2)
     asked, lock = count(), threading.Lock()
     held = most = 0
     read = segmenter.read
@@ -118,7 +120,7 @@ def test_pictures_in_memory_are_bounded(
     assert held == 0, "pictures that were begun are finished"
 
 
-def test_lanes_overlap_and_keep_the_order(segmenter: Segmenter) -> None:
+def test_lanes_overlap_and_keep_the_order(segmenter: Segmenter, three_threads: None) -> None:
     """The first picture is written only once the second is: with one thread this would wait for ever."""
     images = [picture(40, 60, seed) for seed in range(6)]
     number_of = {id(image): number for number, image in enumerate(images)}
@@ -159,30 +161,57 @@ def test_what_cannot_be_written_is_a_failure_and_what_is_wrong_an_error(segmente
     assert not lanes()
 
 
-def test_one_lane_computes_at_a_time_with_all_of_torchs_threads(tiny_stem_san: SAN) -> None:
-    """As if each picture were alone, so that answers are the same to the last bit."""
-    busy, seen = Lock(), []
+class Watched:
+    """Proposes as `san` does, and notes how many did at once, each with how many of torch's threads."""
 
-    class Watched:
-        def propose(self, image_B3HW: Tensor) -> Proposals:
-            assert busy.acquire(blocking=False), "two at a time"
-            seen.append(torch.get_num_threads())
-            time.sleep(0.02)
-            busy.release()
-            return tiny_stem_san.propose(image_B3HW)
+    def __init__(self, san: SAN) -> None:
+        self.san, self.lock = san, Lock()
+        self.busy, self.most, self.threads = 0, 0, set[int]()
 
-    segmenter = Segmenter(tiny_stem_san, proposer=Watched())
-    images, before = [picture(40, 60 + seed, seed) for seed in range(8)], torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        many = results(segmenter.segment_many(images, WORDS))
-        assert seen == [3] * 8
-        for answer, image in zip(many, images, strict=True):
-            alone = segmenter(image, WORDS)
-            np.testing.assert_array_equal(answer.label_map, alone.label_map)
-            np.testing.assert_array_equal(answer.confidence, alone.confidence)
-    finally:
-        torch.set_num_threads(before)
+    def propose(self, image_B3HW: Tensor) -> Proposals:
+        with self.lock:
+            self.busy += 1
+            self.most = max(self.most, self.busy)
+            self.threads.add(torch.get_num_threads())
+        time.sleep(0.05)
+        with self.lock:
+            self.busy -= 1
+        return self.san.propose(image_B3HW)
+
+
+def test_on_a_cpu_lanes_compute_side_by_side_with_a_thread_each(
+    tiny_stem_san: SAN, three_threads: None
+) -> None:
+    """The same to the last bit as one after the other, each in one thread."""
+    watched = Watched(tiny_stem_san)
+    segmenter = Segmenter(tiny_stem_san, proposer=watched)
+    images = [picture(40, 60 + seed, seed) for seed in range(8)]
+    many = results(segmenter.segment_many(images, WORDS))
+    assert watched.most == 3
+    assert watched.threads == {1}
+    torch.set_num_threads(1)
+    for answer, image in zip(many, images, strict=True):
+        alone = segmenter(image, WORDS)
+        np.testing.assert_array_equal(answer.label_map, alone.label_map)
+        np.testing.assert_array_equal(answer.confidence, alone.confidence)
+
+
+def test_few_pictures_have_all_of_torchs_threads(tiny_san: SAN, three_threads: None) -> None:
+    watched = Watched(tiny_san)
+    segmenter = Segmenter(tiny_san, proposer=watched)
+    results(segmenter.segment_many([picture(40, 60)], WORDS))
+    results(segmenter.segment_many([picture(40, 60, seed) for seed in range(5)], WORDS, batch_size=5))
+    assert watched.threads == {3}
+
+
+def test_elsewhere_one_lane_computes_at_a_time(tiny_san: SAN, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        segmenter_module, "open_lanes", lambda device, pictures: open_lanes(torch.device("cuda"), pictures)
+    )
+    watched = Watched(tiny_san)
+    images = [picture(40, 60, seed) for seed in range(6)]
+    assert len(results(Segmenter(tiny_san, proposer=watched).segment_many(images, WORDS))) == 6
+    assert watched.most == 1
 
 
 def test_an_error_of_the_source_reaches_the_consumer_and_leaves_no_thread(segmenter: Segmenter) -> None:

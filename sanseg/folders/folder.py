@@ -17,6 +17,7 @@ from sanseg.folders.plan import Job, Plan, plan
 from sanseg.folders.sets import write_sets
 from sanseg.folders.walk import Found
 from sanseg.folders.work import Hand, Settings, in_lanes, in_processes
+from sanseg.lanes import LANES, open_lanes
 from sanseg.model.checkpoint import fingerprint
 from sanseg.run import Wish, stopping
 from sanseg.segmenter import Segmenter
@@ -36,10 +37,16 @@ class Crew:
         if self.workers < 1:
             raise ValueError(f"{self.workers} workers cannot do anything: give 1 or more")
 
-    def work(self, jobs: Sequence[Job], settings: Settings, wish: Wish) -> Generator[Record, None, None]:
-        """A record for each picture as soon as it is done, until `wish` is to stop; see `work`."""
+    def work(
+        self, jobs: Sequence[Job], settings: Settings, wish: Wish, lanes: int
+    ) -> Generator[Record, None, None]:
+        """A record for each picture as soon as it is done, until `wish` is to stop; see `work`.
+
+        lanes: no more than these share torch's threads.
+        """
         if self.workers == 1 or len(jobs) < 2:
-            return in_lanes(Hand(self.segmenter, settings), jobs, wish)
+            opened = open_lanes(self.segmenter.device, lanes)
+            return in_lanes(opened, Hand(self.segmenter, settings, opened.turn), jobs, wish)
         return in_processes(self.load, settings, min(self.workers, len(jobs)), jobs, wish)
 
 
@@ -80,7 +87,7 @@ def segment_files(
     if settings.encoded is not None:
         settings = _complete(settings, crew)
     records = []
-    with stopping() as wish, closing(crew.work(jobs, settings, wish)) as done:
+    with stopping() as wish, closing(crew.work(jobs, settings, wish, len(jobs))) as done:
         for record in done:
             records.append(record)
             each(record)
@@ -125,7 +132,8 @@ def segment_folder(
         windows = by_windows or ByWindows()
         large = [job for job in todo.jobs if windows.takes(job.path)]
         small = [job for job in todo.jobs if job not in large] if large else todo.jobs
-        with stopping() as wish, closing(crew.work(small, settings, wish)) as done:
+        # However many are left: answers are rounded by the number of threads, and a run that stopped gives the same.
+        with stopping() as wish, closing(crew.work(small, settings, wish, LANES)) as done:
             for record in chain(done, windows.work(large, crew.segmenter, settings, wish)):
                 records.append(record)
                 _take(manifest, record)

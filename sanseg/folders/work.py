@@ -7,16 +7,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     Executor,
     Future,
     ProcessPoolExecutor,
-    ThreadPoolExecutor,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import parent_process
@@ -31,17 +31,15 @@ from sanseg.folders.plan import Job
 from sanseg.folders.start import context
 from sanseg.formats import FORMATS
 from sanseg.images import read_image, write_bytes
+from sanseg.lanes import Lanes
 from sanseg.model.download import sha256_of
 from sanseg.run import Wish
 from sanseg.segmentation import Segmentation
-from sanseg.segmenter import LANES, Encoded, Segmenter
+from sanseg.segmenter import Encoded, Segmenter
 from sanseg.vocabulary import Vocabulary
 
 THUMBNAILS = "index_files"  # beside index.html, which shows them
 THUMBNAIL_SIDE = 320  # pixels, at most
-
-# The label map of a smaller picture is many small products, which several threads only make slower.
-SMALL = 1 << 20  # pixels
 
 
 @dataclass(frozen=True)
@@ -64,19 +62,18 @@ class Settings:
 class Hand:
     """Segments one picture after the other and writes what is asked for. Several threads may use one.
 
-    One picture at a time goes through the network, with all of torch's threads, so that its answer is the same to the
-    bit as if it were alone; meanwhile others are read and written. Large pictures are also answered so, small ones
-    side by side, each in one thread, whether the network has just seen them or they were kept.
+    turn: what it holds while it computes, if anything.
     """
 
-    def __init__(self, segmenter: Segmenter, settings: Settings) -> None:
+    def __init__(
+        self, segmenter: Segmenter, settings: Settings, turn: AbstractContextManager[object] | None = None
+    ) -> None:
         self.segmenter = segmenter
         self.settings = settings
+        self.turn = turn or nullcontext()
         self.kept = (
             None if settings.encoded is None else KeptPictures(settings.encoded, settings.network, segmenter)
         )
-        self._turn = threading.Lock()
-        self._side_by_side = single_threaded(torch.get_num_threads())
 
     def __call__(self, job: Job) -> Record:
         """What became of a picture; where it cannot be read, segmented or written, its error."""
@@ -114,33 +111,28 @@ class Hand:
         if known is not None:
             image = read_image(path) if self._looked_at else None
             if image is None or image.shape[:2] == known[1].original:
-                return self._answer(Encoded(*known, image, self.segmenter))
+                with self._waited() as waited:
+                    return self._answer(Encoded(*known, image, self.segmenter)), waited
         picture = self.segmenter.read(path)
-        asked = time.perf_counter()
-        with self._turn:
-            waited = time.perf_counter() - asked
+        with self._waited() as waited:
             encoded = self.segmenter.encode_picture(picture)
-        if self.kept:
-            encoded = rounded(encoded)
-        result, waited_again = self._answer(encoded)
+            if self.kept:
+                encoded = rounded(encoded)
+            result = self._answer(encoded)
         if self.kept:
             self.kept.put(sha256, encoded)
-        return result, waited + waited_again
+        return result, waited
 
-    def _answer(self, encoded: Encoded) -> tuple[Segmentation, float]:
-        """As `_segment`."""
-        height, width = encoded.geometry.original
+    @contextmanager
+    def _waited(self) -> Iterator[float]:
+        """Its turn, and the seconds until it came."""
         asked = time.perf_counter()
+        with self.turn:
+            yield time.perf_counter() - asked
 
-        def answer() -> tuple[Segmentation, float]:
-            waited = time.perf_counter() - asked
-            queries = any(FORMATS[name].queries for name in self.settings.formats)
-            return self.segmenter.answer(encoded, self.settings.vocabulary, proposals=queries), waited
-
-        if height * width < SMALL:
-            return self._side_by_side.submit(answer).result()
-        with self._turn:
-            return answer()
+    def _answer(self, encoded: Encoded) -> Segmentation:
+        queries = any(FORMATS[name].queries for name in self.settings.formats)
+        return self.segmenter.answer(encoded, self.settings.vocabulary, proposals=queries)
 
     @property
     def _looked_at(self) -> bool:
@@ -158,22 +150,6 @@ class Hand:
         return outputs
 
 
-def single_threaded(threads: int) -> ThreadPoolExecutor:
-    """So many threads, in each of which torch computes without others."""
-    pool, begun = ThreadPoolExecutor(threads, thread_name_prefix="sanseg-answer"), threading.Barrier(threads)
-
-    def begin() -> None:
-        torch.get_num_threads()  # else what is set now is forgotten at the first thing that is computed
-        torch.set_num_threads(1)
-        begun.wait()
-
-    usual = torch.get_num_threads()
-    wait([pool.submit(begin) for _ in range(threads)])
-    # Each thread has its own number, but those that begin later take the last one.
-    torch.set_num_threads(usual)
-    return pool
-
-
 def thumbnail(result: Segmentation) -> bytes:
     """A JPEG of the painted picture without a legend, at most THUMBNAIL_SIDE pixels wide and high."""
     assert result.image is not None
@@ -185,14 +161,15 @@ def thumbnail(result: Segmentation) -> bytes:
     return file.getvalue()
 
 
-def in_lanes(hand: Callable[[Job], Record], jobs: Iterable[Job], wish: Wish) -> Generator[Record, None, None]:
-    """Each picture's record as soon as it is done, in threads of this process, as `Segmenter.segment_each` has them.
+def in_lanes(
+    lanes: Lanes, hand: Callable[[Job], Record], jobs: Iterable[Job], wish: Wish
+) -> Generator[Record, None, None]:
+    """Each picture's record as soon as it is done, in threads of this process.
 
     Once `wish` is to stop, nothing is begun any more, and what is begun is finished.
     """
-    lanes = min(LANES, 1 + torch.get_num_threads())
-    with ThreadPoolExecutor(lanes, thread_name_prefix="sanseg-lane") as pool:
-        yield from _as_done(pool, hand, jobs, 2 * lanes, wish)
+    with lanes.pool:
+        yield from _as_done(lanes.pool, hand, jobs, 2 * lanes.number, wish)
 
 
 def in_processes(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -19,33 +17,19 @@ from sanseg.folders.manifest import Record
 from sanseg.folders.plan import Job
 from sanseg.folders.work import THUMBNAIL_SIDE, Hand, Settings, in_lanes, thumbnail
 from sanseg.images import read_image
+from sanseg.lanes import open_lanes
 from sanseg.model.san import SAN
 from sanseg.model.weights import save_san
 from sanseg.run import Wish
-from sanseg.segmenter import LANES, Segmenter, load
+from sanseg.segmenter import Segmenter, load
 from tests.folders.pictures import WORDS, paint, segmented, started, tree
-from tests.test_segment_each import lanes
+from tests.test_segment_each import lanes as running
 
 
 def jobs(folder: Path, count: int) -> list[Job]:
     for seed in range(count):
         paint(folder / f"{seed}.png", seed)
     return [Job(folder / f"{seed}.png", f"{seed}.png", str(seed)) for seed in range(count)]
-
-
-def test_threads_that_compute_alone_leave_the_others_theirs() -> None:
-    program = """
-import threading, torch
-from sanseg.folders.work import single_threaded
-torch.set_num_threads(3)
-pool = single_threaded(2)
-inside = {pool.submit(torch.get_num_threads).result() for _ in range(8)}
-later = []
-thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
-thread.start(), thread.join()
-assert (inside, torch.get_num_threads(), later) == ({1}, 3, [3]), (inside, torch.get_num_threads(), later)
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_wish_to_stop_finishes_what_is_begun(tmp_path: Path, segmenter: Segmenter) -> None:
@@ -61,16 +45,17 @@ def test_a_wish_to_stop_finishes_what_is_begun(tmp_path: Path, segmenter: Segmen
             assert go_on.wait(timeout=30)
         return hand(job)
 
-    records = in_lanes(work, jobs(tmp_path, 40), wish)
+    lanes = open_lanes(segmenter.device)
+    records = in_lanes(lanes, work, jobs(tmp_path, 40), wish)
     first = next(records)
     threading.Timer(0.5, go_on.set).start()
     taken = [first.input, *(record.input for record in records)]
-    assert len(taken) == 1 + min(LANES, 1 + torch.get_num_threads())
+    assert len(taken) == 1 + lanes.number
     assert sorted(taken) == sorted(begun)
     assert {f"{name.removesuffix('.png')}.index.png" for name in taken} == {
         path.name for path in (tmp_path / "out").iterdir()
     }
-    assert not lanes()
+    assert not running()
 
 
 def test_pictures_handed_over_are_bounded(tmp_path: Path, segmenter: Segmenter) -> None:
@@ -83,12 +68,13 @@ def test_pictures_handed_over_are_bounded(tmp_path: Path, segmenter: Segmenter) 
             drawn += 1
             yield job
 
-    records = in_lanes(Hand(segmenter, Settings(tmp_path / "out", WORDS, ("index",))), endless(), Wish())  # type: ignore[arg-type]
+    hand, lanes = Hand(segmenter, Settings(tmp_path / "out", WORDS, ("index",))), open_lanes(segmenter.device)
+    records = in_lanes(lanes, hand, endless(), Wish())  # type: ignore[arg-type]
     for _ in range(10):
         next(records)
     records.close()
-    assert drawn <= 10 + 2 * (1 + torch.get_num_threads()) + 1
-    assert not lanes()
+    assert drawn <= 10 + 2 * lanes.number + 1
+    assert not running()
 
 
 def test_what_the_network_has_no_room_for_fails_alone(tmp_path: Path, tiny_san: SAN) -> None:
@@ -97,7 +83,7 @@ def test_what_the_network_has_no_room_for_fails_alone(tmp_path: Path, tiny_san: 
             raise torch.OutOfMemoryError("out of memory\nand a long story")
 
     hand = Hand(Segmenter(tiny_san, proposer=Small()), Settings(tmp_path / "out", WORDS, ("index",)))  # type: ignore[arg-type]
-    [record] = in_lanes(hand, jobs(tmp_path, 1), Wish())
+    [record] = in_lanes(open_lanes(hand.segmenter.device), hand, jobs(tmp_path, 1), Wish())
     assert record.error == "the network failed (out of memory): use a smaller picture, or another device"
 
 

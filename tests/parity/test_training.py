@@ -25,6 +25,7 @@ from sanseg.train import (
     Part,
     Report,
     TrainConfig,
+    begin_training,
     count,
     learning_rate,
     make_optimizer,
@@ -32,7 +33,6 @@ from sanseg.train import (
     trainable,
 )
 from tests.parity.case import Case
-from tests.test_train import training_of
 
 CASES = ("default", "l14like")
 
@@ -89,10 +89,10 @@ class Golden(Case):
         config = self.recipe()
         part = Part(self.batch(), tuple(self.targets()), tuple(self.draws()))
         normalisers = count([part], self.san, rows, config)
-        return step(self.san, training_of(self.san, config), [part], rows, normalisers, config, 0)
+        return step(self.san, begin_training(self.san, config), [part], rows, normalisers, config, 0)
 
     def steps(self, number: int, config: TrainConfig) -> list[Report]:
-        training = training_of(self.san, config)
+        training = begin_training(self.san, config)
         part = Part(self.batch(), tuple(self.targets()), tuple(self.draws()))
         rows = [self.tensor("text_no_bg")]
         normalisers = count([part], self.san, rows, config)
@@ -171,7 +171,7 @@ def test_each_picture_is_scored_against_its_own_sets_labels(golden: Golden) -> N
     part = Part(batch, (one, two), tuple(golden.draws()))
     config, both = golden.recipe(), [rows, rows[order]]
     normalisers = count([part], golden.san, both, config)
-    apart = step(golden.san, training_of(golden.san, config), [part], both, normalisers, config, 0)
+    apart = step(golden.san, begin_training(golden.san, config), [part], both, normalisers, config, 0)
     assert apart.total == pytest.approx(together.total, rel=1e-6)
     assert apart.norm == pytest.approx(together.norm, rel=1e-6)
 
