@@ -15,11 +15,15 @@ class Precision:
     """Autocast, and the frozen weights of CLIP's blocks rounded once, for all steps: autocast would at each use."""
 
     def __init__(self, san: SAN, dtype: torch.dtype) -> None:
-        """As the network is frozen now. dtype: float32 for neither."""
+        """As the network is frozen now. dtype: float32 for neither.
+
+        With activation checkpointing memory counts for more, and nothing is kept rounded.
+        """
         self.dtype, self.device = dtype, san.nothing.device.type
         layers = [layer for layer in san.clip.visual.blocks.modules() if isinstance(layer, nn.Linear)]
         weights = [weight for layer in layers for weight in layer.parameters() if not weight.requires_grad]
-        self.frozen = [] if dtype is torch.float32 else [(one, one.detach().to(dtype)) for one in weights]
+        keeps = dtype is not torch.float32 and not san.checkpointing
+        self.frozen = [(one, one.detach().to(dtype)) for one in weights] if keeps else []
 
     def autocast(self) -> torch.autocast:
         """For a forward, which may be one of several threads: what autocast keeps, it gives to all of them."""

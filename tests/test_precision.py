@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
@@ -28,9 +27,7 @@ def gradients(san: SAN, precision: Precision) -> dict[str, torch.Tensor]:
     return {name: one.grad for name, one in san.named_parameters() if one.grad is not None}
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_same_to_the_bit_as_autocast_alone(tiny_san: SAN, checkpointing: bool) -> None:
-    tiny_san.checkpointing = checkpointing
+def test_the_same_to_the_bit_as_autocast_alone(tiny_san: SAN) -> None:
     plain_san, plain = deepcopy(tiny_san), Precision(tiny_san, torch.float32)
     plain.dtype = torch.bfloat16  # autocast, and nothing rounded
     got, wanted = gradients(tiny_san, Precision(tiny_san, torch.bfloat16)), gradients(plain_san, plain)
@@ -51,12 +48,17 @@ def test_weights_are_rounded_meanwhile_and_whole_again_whatever_happens(tiny_san
 
 
 @pytest.mark.parametrize(
-    ("dtype", "freeze"),
-    [(torch.float32, lambda san: san.freeze()), (torch.bfloat16, lambda san: san.freeze("visual"))],
+    ("dtype", "trains", "checkpointing"),
+    [
+        (torch.float32, "position", False),
+        (torch.bfloat16, "visual", False),
+        (torch.bfloat16, "position", True),  # memory counts for more
+    ],
 )
-def test_what_trains_is_never_rounded_nor_anything_in_float32(
-    tiny_san: SAN, dtype: torch.dtype, freeze: Callable[[SAN], None]
+def test_what_trains_is_never_rounded_nor_anything_in_float32_or_with_checkpointing(
+    tiny_san: SAN, dtype: torch.dtype, trains: str, checkpointing: bool
 ) -> None:
-    freeze(tiny_san)
+    tiny_san.freeze(trains)
+    tiny_san.checkpointing = checkpointing
     with Precision(tiny_san, dtype).rounded():
         assert {one.dtype for one in tiny_san.parameters()} == {torch.float32}
