@@ -45,11 +45,8 @@ class Division:
             )
         of_a_pass = config.batch // passes
         lanes = max(one for one in range(1, min(LANES, threads) + 1) if of_a_pass % one == 0)
-        size = of_a_pass // lanes
-        parts = config.accumulation * lanes
-        return cls(
-            size, tuple(size * number for number in range(process * parts, (process + 1) * parts)), lanes
-        )
+        first, size = process * of_a_pass * config.accumulation, of_a_pass // lanes
+        return cls(size, tuple(range(first, first + of_a_pass * config.accumulation, size)), lanes)
 
 
 @dataclass(frozen=True)

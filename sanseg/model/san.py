@@ -77,9 +77,8 @@ class SAN(nn.Module):
         shallow = self.clip.visual.shallow(self.clip_image(image_B3HW), self.config.split, wanted)
         masks, biases = zip(*self.side_adapter(image_B3HW, shallow, auxiliary=auxiliary), strict=True)
         # [SLS] tokens do not see each other: those of all readings ride through CLIP's deep blocks together.
-        pooled = tuple(
-            max_pool_to(bias, shallow.grid) for bias in biases
-        )  # large before, and not to be copied
+        # Their biases are pooled first: before, they are large.
+        pooled = tuple(max_pool_to(bias, shallow.grid) for bias in biases)
         regions = self.recognise(shallow, _together(masks, dim=1), _together(pooled, dim=2))
         parts = [one.split(self.config.side.queries, dim=1) for one in regions if one is not None]
         return [Proposals(*proposed) for proposed in zip(masks, *parts, strict=True)]
