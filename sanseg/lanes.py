@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import torch
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 LANES = 8  # at most: each holds a picture in memory, and on a CPU what the network makes of it
 
@@ -19,6 +26,16 @@ class Lanes:
     number: int
     pool: ThreadPoolExecutor
     turn: AbstractContextManager[object]
+
+    def map(self, work: Callable[[S], T], items: Iterable[S]) -> Generator[T, None, None]:
+        """What `work` makes of each item, in order. As many as there are lanes may be begun beyond those at work."""
+        left = iter(items)
+        begun: deque[Future[T]] = deque()
+        while True:
+            begun.extend(self.pool.submit(work, item) for item in islice(left, 2 * self.number - len(begun)))
+            if not begun:
+                return
+            yield begun.popleft().result()
 
     def close(self) -> None:
         """Finishes what is begun, and begins nothing more."""

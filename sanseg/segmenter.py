@@ -7,12 +7,11 @@ B batch, Q queries, R classifier rows, E shared embedding, H W pixels.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from operator import length_hint
 from os import PathLike
@@ -27,7 +26,7 @@ from torch import Tensor
 from sanseg.devices import find_device, find_dtype, name_dtype
 from sanseg.images import RESIZES, Geometry, ImageSource, prepare, read_image
 from sanseg.labelmap import label_map
-from sanseg.lanes import LANES, Lanes, open_lanes
+from sanseg.lanes import LANES, open_lanes
 from sanseg.model.checkpoint import fingerprint
 from sanseg.model.download import cache_folder
 from sanseg.model.san import SAN, Proposals
@@ -46,7 +45,6 @@ Other = str | Sequence[str] | None
 """What competes with the labels: "auto", words of your own as a list or a text with commas, or None."""
 
 P = ParamSpec("P")
-S = TypeVar("S")
 T = TypeVar("T")
 
 CACHED_ROWS = 20_000  # of classifiers kept in memory; at 768 floats a row, 60 MB
@@ -208,21 +206,22 @@ class Segmenter:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
         words = self.resolve(vocabulary, other)
 
-        def work(sources: list[ImageSource], turn: AbstractContextManager[object]) -> list[T | Failure]:
-            read = [_attempt(source, self.read, source) for source in sources]
-            with turn:
-                results = self._answer_batch(sources, read, words, proposals)
-            return [
-                result if isinstance(result, Failure) else _attempt(source, then, source, result)
-                for source, result in zip(sources, results, strict=True)
-            ]
-
         def answers() -> Generator[T | Failure, None, None]:
             left = iter(images)
-            lanes = open_lanes(self.device, -(-length_hint(images, LANES * batch_size) // batch_size))
             batches = iter(lambda: list(islice(left, batch_size)), [])
-            with closing(_in_lanes(lanes, partial(work, turn=lanes.turn), batches)) as done:
-                for batch in done:
+            number = -(-length_hint(images, LANES * batch_size) // batch_size)
+            with closing(open_lanes(self.device, number)) as lanes:
+
+                def work(sources: list[ImageSource]) -> list[T | Failure]:
+                    read = [_attempt(source, self.read, source) for source in sources]
+                    with lanes.turn:
+                        results = self._answer_batch(sources, read, words, proposals)
+                    return [
+                        result if isinstance(result, Failure) else _attempt(source, then, source, result)
+                        for source, result in zip(sources, results, strict=True)
+                    ]
+
+                for batch in lanes.map(work, batches):
                     yield from batch
 
         return answers()
@@ -422,20 +421,6 @@ def _attempt(source: ImageSource, work: Callable[P, T], *args: P.args, **kwargs:
         return work(*args, **kwargs)
     except (OSError, ValueError) as error:
         return Failure(source, error)
-
-
-def _in_lanes(lanes: Lanes, work: Callable[[S], T], items: Iterator[S]) -> Generator[T, None, None]:
-    """What `work` makes of each item, in order: see `Segmenter.segment_each`."""
-    begun: deque[Future[T]] = deque()
-    try:
-        while True:
-            more = islice(items, 2 * lanes.number - len(begun))
-            begun.extend(lanes.pool.submit(work, item) for item in more)
-            if not begun:
-                return
-            yield begun.popleft().result()
-    finally:  # also where the consumer stops early
-        lanes.close()
 
 
 def load(

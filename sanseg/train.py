@@ -126,7 +126,7 @@ def step(
         own = [one.contiguous() for one in gradients]  # one that was expanded could not be added to
         return torch.stack([one.stacked().detach() for one in losses]), own
 
-    compute = map if lanes is None else lanes.pool.map
+    compute = map if lanes is None else lanes.map
     with training.precision.rounded():
         computed = iter(compute(work, parts))
         sums, gradients = next(computed)
@@ -166,9 +166,8 @@ def part_losses(
     classifiers = [
         Classifier.build(one, san.nothing, san.clip.logit_scale, evidence=san.evidence(one)) for one in rows
     ]
-    targets = [
-        replace(one, masks=one.masks.float()) for one in part.targets
-    ]  # once, not twice for each reading
+    # Once, in place of twice for each reading.
+    targets = [replace(one, masks=one.masks.float()) for one in part.targets]
     losses = []
     for reading, draw in zip(readings, part.draws, strict=True):
         regions = [reading.regions(picture) for picture in range(len(part.batch.sources))]

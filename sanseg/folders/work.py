@@ -16,7 +16,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import parent_process
@@ -168,7 +168,7 @@ def in_lanes(
 
     Once `wish` is to stop, nothing is begun any more, and what is begun is finished.
     """
-    with lanes.pool:
+    with closing(lanes):
         yield from _as_done(lanes.pool, hand, jobs, 2 * lanes.number, wish)
 
 
