@@ -317,3 +317,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(train: Train, tmp_path: Path) -> Non
     assert "which are saved; the same command goes on from the last state" in error
     (state,) = Path("cut/checkpoints").iterdir()
     assert int(state.stem) == len(lines("cut"))
+
+
+def test_a_second_ctrl_c_says_how_to_go_on_as_well(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sanseg.train.train", interrupted)
+    told = train(code=shell.INTERRUPTED).stderr
+    assert "sanseg: interrupted; the same command goes on from the last state" in told

@@ -188,7 +188,7 @@ def go(
         complain(f"sanseg: {error}")
         raise typer.Exit(DIVERGED) from error
     except KeyboardInterrupt as stop:
-        complain(f"sanseg: {stop or 'interrupted'}; the same command goes on from the last state")
+        complain(f"sanseg: {str(stop) or 'interrupted'}; the same command goes on from the last state")
         raise typer.Exit(INTERRUPTED) from None
     if text_cache.trouble:
         complain(text_cache.trouble)
