@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sanseg.data.datasets import IndexMap, Sample, SegmentationSet
+from sanseg.lanes import Lanes, open_lanes
 from sanseg.metrics import Counts, Metrics, Reduce, Tally, confusion, seen_before
 from sanseg.segmentation import Segmentation
+from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
 
 __all__ = [
@@ -38,7 +41,8 @@ __all__ = [
     "without_rivals",
 ]
 
-AHEAD = 2  # pictures that are read while another is answered
+# RuntimeError is how torch says that its memory is too small for a picture.
+FAILS = (OSError, ValueError, RuntimeError)
 
 
 class Answer(Protocol):
@@ -141,6 +145,7 @@ def evaluate(
     dataset: SegmentationSet,
     progress: Callable[[int], None] | None = None,
     *,
+    device: torch.device | None = None,
     vocabulary: Vocabulary | None = None,
     seen: Sequence[str] | None = None,
     boundary: bool = False,
@@ -154,6 +159,9 @@ def evaluate(
 
     predict: see Predict; a segmenter's is `without_rivals(segmenter)`.
     progress: called with 1 after each picture of this process.
+    device: of a `predict` that several threads may call, as they may a segmenter's: pictures are answered side by
+        side, as by `Segmenter.segment_each`; ask for its `classifier` before, else each thread makes it. None asks
+        in this thread, one after another.
     vocabulary: what to ask for instead of the set's own words, a label for each of the set's, in its order.
     seen: the labels that the model was trained on, ` | ` between synonyms, to tell seen from unseen.
     boundary: whether to count boundaries as well, which costs some milliseconds a picture.
@@ -182,17 +190,19 @@ def evaluate(
     started = time.perf_counter()
     pictures = len(dataset) if limit is None else min(limit, len(dataset))
     own = _Tallied(Tally.empty(len(labels), edges=boundary), extremes)
-    for index, reading in _read_ahead(dataset, range(rank, pictures, processes)):
-        try:
-            sample = reading.result()
-            own.count(index, sample, predict(sample.image, words))
-        # RuntimeError is how torch says that its memory is too small for a picture.
-        except (OSError, ValueError, RuntimeError) as error:
-            if not skip_failures:
-                raise
-            own.failures.append((index, f"{dataset.files.pictures[index].name}: {_reason(error)}"))
-        if progress:
-            progress(1)
+    indices = range(rank, pictures, processes)
+    with closing(_looked_at(predict, words, dataset, indices, device)) as looked:
+        for index, found in zip(indices, looked, strict=True):
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                own.count(index, *found)
+            except FAILS as error:
+                if not skip_failures:
+                    raise
+                own.failures.append((index, f"{dataset.files.pictures[index].name}: {_reason(error)}"))
+            if progress:
+                progress(1)
     tally = own.tally if reduce is None else own.tally.summed(reduce)
     counted, worst, best, failures = own.gathered(share, reduce)
     if failures and not counted:
@@ -211,7 +221,11 @@ def evaluate(
 
 def evaluate_folder(segmenter: Answers, folder: str | PathLike[str], split: str = "val") -> Metrics:
     """A segmenter on one split of a set on disk: its own labels, the model's templates, no distractors."""
-    return evaluate(without_rivals(segmenter), SegmentationSet.open(folder, split)).metrics
+    dataset, device = SegmentationSet.open(folder, split), None
+    if isinstance(segmenter, Segmenter):
+        segmenter.classifier(dataset.vocabulary)
+        device = segmenter.device
+    return evaluate(without_rivals(segmenter), dataset, device=device).metrics
 
 
 def _picture_miou(counts: Counts) -> float:
@@ -283,19 +297,41 @@ def _highest(scored: Sequence[Scored], count: int) -> list[Scored]:
     return sorted(scored, key=lambda one: (-one.miou, one.index))[:count]
 
 
-def _read_ahead(dataset: SegmentationSet, indices: Sequence[int]) -> Iterator[tuple[int, Future[Sample]]]:
-    """Samples in order, each as soon as it is read; a thread reads on while the last is looked at."""
-    reader = ThreadPoolExecutor(1, thread_name_prefix="sanseg-evaluate")
-    ahead: deque[tuple[int, Future[Sample]]] = deque()
-    try:
-        for index in indices:
-            ahead.append((index, reader.submit(dataset.__getitem__, index)))
-            if len(ahead) > AHEAD:
-                yield ahead.popleft()
-        while ahead:
-            yield ahead.popleft()
-    finally:  # also where the consumer stops early
-        reader.shutdown(cancel_futures=True)
+def _looked_at(
+    predict: Predict,
+    words: Vocabulary,
+    dataset: SegmentationSet,
+    indices: Sequence[int],
+    device: torch.device | None,
+) -> Generator[tuple[Sample, IndexMap | Answer] | Exception, None, None]:
+    """Samples and the answers to them, in order, or what failed; others are read meanwhile."""
+
+    def read(index: int) -> Sample | Exception:
+        try:
+            return dataset[index]
+        except FAILS as error:
+            return error
+
+    def ask(sample: Sample | Exception) -> tuple[Sample, IndexMap | Answer] | Exception:
+        if isinstance(sample, Exception):
+            return sample
+        try:
+            return sample, predict(sample.image, words)
+        except FAILS as error:
+            return error
+
+    if device is None:
+        with closing(Lanes(1, ThreadPoolExecutor(1, "sanseg-evaluate"), nullcontext())) as reader:
+            yield from map(ask, reader.map(read, indices))
+        return
+    with closing(open_lanes(device, len(indices))) as lanes:
+
+        def look(index: int) -> tuple[Sample, IndexMap | Answer] | Exception:
+            sample = read(index)
+            with lanes.turn:
+                return ask(sample)
+
+        yield from lanes.map(look, indices)
 
 
 def _reason(error: Exception) -> str:

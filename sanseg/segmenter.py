@@ -209,6 +209,7 @@ class Segmenter:
         def answers() -> Generator[T | Failure, None, None]:
             left = iter(images)
             batches = iter(lambda: list(islice(left, batch_size)), [])
+            self.classifier(words)  # else each lane would encode them
             number = -(-length_hint(images, LANES * batch_size) // batch_size)
             with closing(open_lanes(self.device, number)) as lanes:
 

@@ -105,10 +105,12 @@ class Validation:
                 if self.share[1] == 1 and stop():
                     raise KeyboardInterrupt("stopped while evaluating, all iterations are saved")
 
+            segmenter.classifier(one.vocabulary)
             evaluated = evaluate(
                 without_rivals(segmenter),
                 one,
                 advance,
+                device=segmenter.device,
                 seen=self.seen,
                 share=self.share,
                 reduce=self.reduce,

@@ -6,7 +6,9 @@ Q queries, R classifier rows, H W pixels of the whole picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -20,6 +22,7 @@ from torch import Tensor
 from sanseg.draw import LabelMap
 from sanseg.images import Geometry, ImageSource, read_image
 from sanseg.labelmap import View, label_map, label_map_of_views
+from sanseg.lanes import Lanes, open_lanes
 from sanseg.segmentation import Segmentation
 from sanseg.segmenter import Other, Segmenter, Words
 from sanseg.vocabulary import Vocabulary, other_id
@@ -31,6 +34,9 @@ SMALLEST = 32  # pixels of a window: below, the network sees nothing
 Place = tuple[int, int]
 """Of a window: which from the top, which from the left."""
 
+Window = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
+"""Its pixels, uint8 (h, w, 3), RGB; and which of them the picture knows, bool (h, w), None for all."""
+
 
 class WindowReader(Protocol):
     """A picture that can be read by windows, of height x width pixels."""
@@ -41,8 +47,8 @@ class WindowReader(Protocol):
     @property
     def width(self) -> int: ...
 
-    def read(self, rows: slice, columns: slice) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """These pixels, uint8 (h, w, 3), RGB; and which of them the picture knows, bool (h, w), None for all."""
+    def read(self, rows: slice, columns: slice) -> Window:
+        """These pixels. Not asked by several threads at once."""
         ...
 
 
@@ -159,6 +165,8 @@ class Seen:
     known: NDArray[np.bool_] | None = None
 
 
+_Cell = tuple[slice, Mapping[Place, Seen]]
+
 Kept = MutableMapping[Place, Seen | None]
 """Windows at hand; None is a window of which the picture knows nothing."""
 
@@ -193,6 +201,8 @@ class Windows:
     def answer(self, first: int = 0, progress: Callable[[int], None] = lambda _: None) -> Iterator[Band]:
         """The label map, band by band, from the top. A window is dropped from `kept` once no band needs it.
 
+        On a CPU windows and label maps are computed side by side, as the pictures of `Segmenter.segment_each`.
+
         A pixel that several windows see gets the mean of their scores, weighted by `Layout.weights`. Where one
         window is the whole picture, the answer is `Segmenter`'s to the bit.
 
@@ -201,27 +211,42 @@ class Windows:
         Raises as `WindowReader.read`, and ValueError where the network fails.
         """
         row_label = self.segmenter.classifier(self.words).row_label
-        rows = self.layout.rows
-        for band in self.layout.bands:
-            if band.start < first:
-                continue
-            for place in [place for place in self.kept if rows[place[0]].stop <= band.start]:
-                del self.kept[place]
-            down = [i for i, window in enumerate(rows) if _meet(window, band)]
-            for place in [(i, j) for i in down for j in range(len(self.layout.columns))]:
-                if place not in self.kept:
-                    self.kept[place] = self.see(place)
-                    progress(1)
-            yield self._band(band, down, row_label)
+        rows, columns = self.layout.rows, range(len(self.layout.columns))
+        places = [(i, j) for i, window in enumerate(rows) if window.stop > first for j in columns]
+        missing = deque(place for place in places if place not in self.kept)
+        # As many as for the whole picture: a run that goes on computes its windows with as many threads each.
+        with closing(open_lanes(self.segmenter.device, len(self.layout))) as lanes:
 
-    @torch.inference_mode()
+            def look(window: Window) -> Seen | None:
+                with lanes.turn:
+                    return self._look(window)
+
+            found = lanes.map(look, map(self._read, [*missing]))
+            for band in self.layout.bands:
+                if band.start < first:
+                    continue
+                for place in [place for place in self.kept if rows[place[0]].stop <= band.start]:
+                    del self.kept[place]
+                down = [i for i, window in enumerate(rows) if _meet(window, band)]
+                while missing and missing[0][0] <= down[-1]:
+                    self.kept[missing.popleft()] = next(found)
+                    progress(1)
+                yield self._band(band, down, row_label, lanes)
+
     def see(self, place: Place) -> Seen | None:
         """A window through the network; None where the picture knows nothing of it.
 
         Pixels that the picture does not know are shown in the network's mean colour, as padding is.
         """
+        return self._look(self._read(place))
+
+    def _read(self, place: Place) -> Window:
+        return self.reader.read(self.layout.rows[place[0]], self.layout.columns[place[1]])
+
+    @torch.inference_mode()
+    def _look(self, window: Window) -> Seen | None:
         segmenter = self.segmenter
-        image, known = self.reader.read(self.layout.rows[place[0]], self.layout.columns[place[1]])
+        image, known = window
         if known is not None and known.all():
             known = None
         if known is not None:
@@ -240,29 +265,49 @@ class Windows:
         probabilities_QR = segmenter.classifier(self.words).probabilities(*encoded.proposals.regions())
         return Seen(encoded.proposals.mask_logits[0], probabilities_QR, encoded.geometry, known)
 
-    def _band(self, band: slice, down: Sequence[int], row_label: Sequence[int]) -> Band:
-        other = other_id(len(self.words.names))
-        shape = band.stop - band.start, self.layout.width
-        ids = np.full(shape, other + 1, dtype=np.uint8 if other == 254 else np.uint16)
+    def _band(self, rows: slice, down: Sequence[int], row_label: Sequence[int], lanes: Lanes) -> Band:
+        """Rows that these windows see. Cells, each seen by the same windows all over, are scored side by side."""
+        unknown = other_id(len(self.words.names)) + 1
+        shape = rows.stop - rows.start, self.layout.width
+        ids = np.full(shape, unknown, dtype=np.uint8 if unknown == 255 else np.uint16)
         confidence = np.zeros(shape, dtype=np.float32)
+
+        def score(cell: _Cell) -> None:
+            columns, seen = cell
+            with lanes.turn:
+                ids[:, columns], confidence[:, columns] = self._scored(rows, columns, seen, row_label)
+                place, one = next(iter(seen.items()))
+                if one.known is not None:
+                    known = one.known[self._within(place, rows, columns)]
+                    ids[:, columns][~known] = unknown
+                    confidence[:, columns][~known] = 0
+
+        for _ in lanes.map(score, self._cells(down)):
+            pass
+        return Band(rows, ids, confidence)
+
+    def _cells(self, down: Sequence[int]) -> Iterator[_Cell]:
+        """Columns between any two ends of windows that follow each other, and what is kept of these rows' windows.
+
+        Not those that a window covers which knows nothing.
+        """
         near: dict[Place, Seen | None] = {}  # each window is fetched once for all cells beside each other
         for columns in _cut(self.layout.columns):
             across = [j for j, window in enumerate(self.layout.columns) if _meet(window, columns)]
             near = {(i, j): near[i, j] if (i, j) in near else self.kept[i, j] for i in down for j in across}
             seen = {place: one for place, one in near.items() if one is not None}
-            if len(seen) < len(near):
-                continue  # a window that knows nothing covers all of this
-            views = [self._view(place, one, band, columns) for place, one in seen.items()]
-            cell_ids, cell_confidence = label_map_of_views(
-                views, row_label, temperature=self.words.temperature, thresholds=self.words.thresholds
-            )
-            place, one = next(iter(seen.items()))
-            if one.known is not None:
-                known = one.known[self._within(place, band, columns)]
-                cell_ids[~known] = other + 1
-                cell_confidence[~known] = 0
-            ids[:, columns], confidence[:, columns] = cell_ids, cell_confidence
-        return Band(band, ids, confidence)
+            if len(seen) == len(near):
+                yield columns, seen
+
+    def _scored(
+        self, rows: slice, columns: slice, seen: Mapping[Place, Seen], row_label: Sequence[int]
+    ) -> tuple[LabelMap, NDArray[np.float32]]:
+        return label_map_of_views(
+            [self._view(place, one, rows, columns) for place, one in seen.items()],
+            row_label,
+            temperature=self.words.temperature,
+            thresholds=self.words.thresholds,
+        )
 
     def _within(self, place: Place, rows: slice, columns: slice) -> tuple[slice, slice]:
         """Rows and columns of the picture, counted from a window's corner."""

@@ -80,9 +80,11 @@ def figures(run: Evaluate, *arguments: str, code: int = 0) -> dict[str, Any]:
 
 def test_what_is_written_is_what_the_library_measures(run: Evaluate) -> None:
     written = figures(run)
+    segmenter = load("tiny.safetensors", "cpu")  # with the same cache of words, to the bit
     measured = evaluate(
-        without_rivals(load("tiny.safetensors", "cpu")),  # with the same cache of words, to the bit
+        without_rivals(segmenter),
         SegmentationSet.open("pets", "val"),
+        device=segmenter.device,
         seen=["kitten", "horse"],
         boundary=True,
         extremes=4,

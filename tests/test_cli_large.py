@@ -12,7 +12,8 @@ from PIL import Image
 
 from sanseg import images
 from sanseg.cli import shell
-from sanseg.windows import Windows
+from sanseg.large.part import WindowFiles
+from sanseg.windows import Place, Seen
 from tests import test_cli
 from tests.test_cli import Run, files, segment
 from tests.test_geo import write
@@ -96,15 +97,15 @@ def test_interrupted_it_says_how_to_go_on(
     tiff: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    see = Windows.see
+    keep = WindowFiles.__setitem__
 
-    def interrupted(self: Windows, place: tuple[int, int]) -> object:
+    def interrupted(self: WindowFiles, place: Place, seen: Seen | None) -> None:
         if place == (1, 0):
             raise KeyboardInterrupt
-        return see(self, place)
+        keep(self, place, seen)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Windows, "see", interrupted)
+        patch.setattr(WindowFiles, "__setitem__", interrupted)
         result = segment(run, "--window", "64", photos=("big.tif",), code=130)
     assert "the same command goes on" in result.output
     assert files() == {"big.part"}

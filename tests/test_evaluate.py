@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,6 +21,7 @@ from sanseg.evaluate import Confusion, Evaluation, Reduce, evaluate, evaluate_fo
 from sanseg.model.san import SAN
 from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
+from tests.test_segment_each import Watched
 
 Map = NDArray[np.uint8]
 
@@ -233,6 +235,39 @@ def test_the_largest_confusions_come_first() -> None:
     assert len(evaluation.confusions()) == 5, "what never happened is no confusion"
 
 
+def test_side_by_side_each_with_a_thread_gives_the_same_figures(
+    tiny_san: SAN, folder: Path, three_threads: None
+) -> None:
+    """The first picture is answered last."""
+    later = threading.Event()
+
+    def slowly(image: NDArray[np.uint8], words: Vocabulary) -> SimpleNamespace:
+        assert torch.get_num_threads() == 1
+        if image[0, 0, 0] == 0:
+            assert later.wait(timeout=30), "no other picture is answered meanwhile"
+        later.set()
+        return mostly(image, words)
+
+    done: list[int] = []
+    evaluation = evaluate(slowly, FakeSet(30), done.append, device=torch.device("cpu"), extremes=3)
+    assert same(evaluation, evaluate(mostly, FakeSet(30), extremes=3))
+    assert done == [1] * 30
+    watched = Watched(tiny_san)
+    evaluate_folder(Segmenter(tiny_san, proposer=watched), folder)
+    assert watched.most == 2, "of two pictures"
+
+
+def test_without_a_device_it_is_asked_in_this_thread_one_by_one() -> None:
+    here, asked = threading.get_ident(), []
+
+    def predict(image: NDArray[np.uint8], words: Vocabulary) -> SimpleNamespace:
+        asked.append((threading.get_ident(), int(image[0, 0, 0])))
+        return mostly(image, words)
+
+    evaluate(predict, FakeSet(9))
+    assert asked == [(here, index) for index in range(9)]
+
+
 def test_only_so_many_pictures() -> None:
     done: list[int] = []
     evaluation = evaluate(mostly, FakeSet(30), done.append, limit=7)
@@ -247,26 +282,28 @@ def test_impossible_shares_and_limits_are_refused(wrong: dict[str, object]) -> N
         evaluate(mostly, FakeSet(3), **wrong)
 
 
-def test_a_picture_that_fails_raises_or_is_left_out_as_asked() -> None:
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_a_picture_that_fails_raises_or_is_left_out_as_asked(device: torch.device | None) -> None:
     dataset = FakeSet(6, broken=(1, 4))
     with pytest.raises(ValueError, match="picture 1 is damaged"):
-        evaluate(mostly, dataset)
-    evaluation = evaluate(mostly, dataset, skip_failures=True)
+        evaluate(mostly, dataset, device=device)
+    evaluation = evaluate(mostly, dataset, device=device, skip_failures=True)
     assert evaluation.failures == ("fake/1: picture 1 is damaged", "fake/4: picture 4 is damaged")
     assert evaluation.pictures == 4
     assert sum(evaluation.metrics.pixels) == 4 * 64
 
 
-def test_a_failing_model_is_told_apart_from_a_bad_picture() -> None:
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_a_failing_model_is_told_apart_from_a_bad_picture(device: torch.device | None) -> None:
     def exhausted(image: NDArray[np.uint8], _: Vocabulary) -> SimpleNamespace:
         if image[0, 0, 0] == 2:
             raise RuntimeError("CUDA out of memory.\nTried to allocate")
         return mostly(image, _)
 
-    evaluation = evaluate(exhausted, FakeSet(4), skip_failures=True)
+    evaluation = evaluate(exhausted, FakeSet(4), device=device, skip_failures=True)
     assert evaluation.failures == ("fake/2: CUDA out of memory.",)
     with pytest.raises(TypeError):  # our own mistakes are not failures of pictures
-        evaluate(lambda image, words: len(3), FakeSet(4), skip_failures=True)  # type: ignore[arg-type]
+        evaluate(lambda image, words: len(3), FakeSet(4), device=device, skip_failures=True)  # type: ignore[arg-type]
 
 
 def test_nothing_left_to_evaluate_is_an_error() -> None:

@@ -22,7 +22,7 @@ from sanseg.large import files, part
 from sanseg.large.run import Options, segment_large
 from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
-from sanseg.windows import Windows, segment_by_windows
+from sanseg.windows import Window, Windows, segment_by_windows
 from tests.test_geo import MAP, PLACE, write
 
 rasterio = pytest.importorskip("rasterio")
@@ -178,9 +178,9 @@ def test_a_run_killed_at_any_step_goes_on_as_if_it_was_not(
     tiff = write(tmp_path / "big.tif", picture(100, 90).transpose(2, 0, 1))
     segment_large(segmenter, tiff, WORDS, tmp_path / "whole", "big", SMALL)
     whole = contents(tmp_path / "whole")
-    seen: list[tuple[int, int]] = []
-    see = Windows.see
-    monkeypatch.setattr(Windows, "see", lambda self, place: (seen.append(place), see(self, place))[1])
+    seen: list[Window] = []
+    look = Windows._look
+    monkeypatch.setattr(Windows, "_look", lambda self, window: (seen.append(window), look(self, window))[1])
     at, finished, fewest = 1, False, 4
     while not finished:
         out = tmp_path / str(at)
@@ -206,15 +206,12 @@ import os, signal, sys
 from pathlib import Path
 from sanseg.large.run import segment_large
 from sanseg.segmenter import Segmenter
-from sanseg.windows import Windows
 from tests.conftest import TINY, make_san
 from tests.test_large import SMALL, WORDS
-def see(self, place, before=Windows.see):
-    if place == (1, 1):
+def progress(done, windows):
+    if done == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    return before(self, place)
-Windows.see = see
-segment_large(Segmenter(make_san(TINY)), sys.argv[1], WORDS, sys.argv[2], "big", SMALL)
+segment_large(Segmenter(make_san(TINY)), sys.argv[1], WORDS, sys.argv[2], "big", SMALL, progress)
 """
 
 
@@ -275,20 +272,14 @@ def test_damage_is_told(segmenter: Segmenter, tiff: Path, stopped: Path) -> None
         segment_large(segmenter, tiff, WORDS, stopped, "big", SMALL)
 
 
-def test_a_second_process_is_noticed(
-    segmenter: Segmenter, tiff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    see = Windows.see
-
-    def meanwhile(self: Windows, place: tuple[int, int]) -> Any:
-        if place == (1, 0):
+def test_a_second_process_is_noticed(segmenter: Segmenter, tiff: Path, tmp_path: Path) -> None:
+    def meanwhile(done: int, _: int) -> None:
+        if done == 4:
             with (tmp_path / "out" / "big.part" / "labels").open("ab") as file:
                 file.write(b"rows of another")
-        return see(self, place)
 
-    monkeypatch.setattr(Windows, "see", meanwhile)
     with pytest.raises(ValueError, match="another process is at work"):
-        segment_large(segmenter, tiff, WORDS, tmp_path / "out", "big", SMALL)
+        segment_large(segmenter, tiff, WORDS, tmp_path / "out", "big", SMALL, meanwhile)
 
 
 def test_a_full_disk_is_told_before_any_work(

@@ -52,7 +52,9 @@ def test_a_run_is_evaluated_now_and_then_and_at_the_end(
     assert [line["iteration"] for line in found] == [2, 4, 5]
     segmenter = Segmenter(tiny_san)
     for one in sets:
-        wanted = evaluate(without_rivals(segmenter), one, seen=["cat", "dog", "horse", "fern", "oak"])
+        segmenter.classifier(one.vocabulary)
+        seen = ["cat", "dog", "horse", "fern", "oak"]
+        wanted = evaluate(without_rivals(segmenter), one, device=segmenter.device, seen=seen)
         told = found[-1]["sets"][one.name]
         assert told == {
             **json.loads(json.dumps(wanted.metrics.to_dict())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +20,7 @@ from sanseg.model.san import SAN, Proposals
 from sanseg.segmenter import Segmenter
 from sanseg.vocabulary import Vocabulary
 from sanseg.windows import ArrayReader, Layout, Windows, segment_by_windows, steps
+from tests.test_segment_each import Watched
 
 WORDS = "sky, tree | woods, cat"
 
@@ -108,6 +110,23 @@ def test_the_answer_is_the_formula_on_all_windows_scores(segmenter: Segmenter) -
     np.testing.assert_array_equal(ids[clear], wanted[clear])
     confidence = np.concatenate([band.confidence for band in bands])
     np.testing.assert_allclose(confidence, total.max(0) / total.sum(0), atol=1e-4)
+
+
+def test_windows_are_seen_side_by_side_and_kept_in_order(tiny_san: SAN, three_threads: None) -> None:
+    """The same to the last bit as one after the other, each in one thread."""
+    watched, layout, image = Watched(tiny_san), Layout(150, 201, 64, 0.3), picture(150, 201)
+    seen_by = by_windows(Segmenter(tiny_san, proposer=watched), image, layout)
+    many = list(seen_by.answer())
+    assert watched.most == 3
+    assert watched.threads == {1}
+    torch.set_num_threads(1)
+    kept = {(i, j): seen_by.see((i, j)) for i in range(len(layout.rows)) for j in range(len(layout.columns))}
+    torch.set_num_threads(3)
+    alone = list(replace(seen_by, kept=kept).answer())
+    assert len(many) == len(layout.bands)
+    for one, two in zip(many, alone, strict=True):
+        np.testing.assert_array_equal(one.label_map, two.label_map)
+        np.testing.assert_array_equal(one.confidence, two.confidence)
 
 
 def test_what_is_kept_is_a_band_of_windows(segmenter: Segmenter) -> None:

@@ -172,4 +172,6 @@ class _Subject:
         def told(_: int) -> None:
             step(f"{self.method}: {dataset.name}")
 
-        return evaluate(without_rivals(self.segmenter), dataset, told, limit=limit).miou_present
+        self.segmenter.classifier(dataset.vocabulary)
+        predict, device = without_rivals(self.segmenter), self.segmenter.device
+        return evaluate(predict, dataset, told, device=device, limit=limit).miou_present

@@ -26,6 +26,8 @@ from sanseg.cli.team import Team, joined
 from sanseg.cli.words_options import Templates, read_templates
 
 if TYPE_CHECKING:
+    import torch
+
     from sanseg.data.datasets import SegmentationSet
     from sanseg.evaluate import Answers, Evaluation
     from sanseg.expect import Figures
@@ -113,7 +115,15 @@ def evaluate(
                 with watched(name, console) as progress:
                     encode_words(segmenter, words[name], progress)
                     found[name] = measure(
-                        answers, dataset, words[name], known, boundary, limit, team, progress
+                        answers,
+                        segmenter.device,
+                        dataset,
+                        words[name],
+                        known,
+                        boundary,
+                        limit,
+                        team,
+                        progress,
                     )
                 tell(name, found[name], split, console)
             differing = [
@@ -255,6 +265,7 @@ def encode_words(segmenter: Segmenter, words: Vocabulary, progress: Progress) ->
 
 def measure(
     answers: Answers,
+    device: torch.device,
     dataset: SegmentationSet,
     words: Vocabulary,
     seen: Sequence[str] | None,
@@ -271,6 +282,7 @@ def measure(
         without_rivals(answers),
         dataset,
         lambda done: progress.advance(task, done),
+        device=device,
         vocabulary=words,
         seen=seen,
         boundary=boundary,

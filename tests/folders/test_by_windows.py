@@ -172,7 +172,7 @@ def test_one_that_fails_does_not_stop_the_rest(
     def broken(*_: object) -> object:
         raise ValueError("no more room")
 
-    monkeypatch.setattr(Windows, "see", broken)
+    monkeypatch.setattr(Windows, "_look", broken)
     outcome = again(photos, tmp_path / "out", segmenter)
     assert outcome.failed == [("deep/big.tif", "no more room")]
     assert sum(record.error is None for record in outcome.records) == 2
@@ -201,8 +201,11 @@ def test_formats_that_are_decoded_whole_keep_the_limit(
 
 
 @pytest.fixture
-def loader(tmp_path: Path, tiny_san: SAN) -> Iterator[partial[Segmenter]]:
+def loader(tmp_path: Path, tiny_san: SAN, monkeypatch: pytest.MonkeyPatch) -> Iterator[partial[Segmenter]]:
     """For processes with one thread each, and this one too: convolutions round by the number of threads."""
+    monkeypatch.setenv(
+        "SANSEG_CACHE", str(tmp_path / "cache")
+    )  # others may have encoded these words with more
     save_san(tmp_path / "tiny.safetensors", tiny_san)
     before = torch.get_num_threads()
     torch.set_num_threads(1)

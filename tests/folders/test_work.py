@@ -103,7 +103,8 @@ def test_a_thumbnail_is_the_painted_picture_made_small(
 
 
 @pytest.fixture
-def loader(tmp_path: Path, tiny_san: SAN) -> partial[Segmenter]:
+def loader(tmp_path: Path, tiny_san: SAN, monkeypatch: pytest.MonkeyPatch) -> partial[Segmenter]:
+    monkeypatch.setenv("SANSEG_CACHE", str(tmp_path / "cache"))
     save_san(tmp_path / "tiny.safetensors", tiny_san)
     return partial(load, tmp_path / "tiny.safetensors", "cpu")
 
