@@ -103,7 +103,7 @@ def _compare(program: ExportedProgram, san: SAN) -> None:
 def _picture(san: SAN, steps: tuple[int, int]) -> Tensor:
     height, width = (san.config.divisor * side for side in steps)
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, 3, height, width, generator=generator).to(san.nothing.device, san.nothing.dtype)
+    return torch.randn(1, 3, height, width, generator=generator).to(san.nothing.device)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Proposer(Protocol):
     """The one seam for every method: pictures in, masks and region embeddings out, before any word is read."""
 
     def propose(self, image_B3HW: Tensor) -> Proposals:
-        """Pictures prepared for the SAN whose words will name the regions, all of one size."""
+        """Pictures, float32, prepared for the SAN whose words will name the regions, all of one size."""
         ...
 
 
@@ -409,7 +409,7 @@ class Segmenter:
         encoded: dict[int, Encoded] = {}
         for numbers in groups.values():
             image_B3HW = torch.stack([pictures[number].prepared for number in numbers])
-            both = self.proposer.propose(image_B3HW.to(self.device, self.san.nothing.dtype))
+            both = self.proposer.propose(image_B3HW.to(self.device))
             for row, number in enumerate(numbers):
                 # Copies: a view would keep the whole batch in memory.
                 own = Proposals(*(one[row : row + 1].clone() for one in both.tensors))

@@ -80,7 +80,7 @@ class MultiView:
         for config in self._configs:
             prepared = [prepare(look, config, segmenter.resize) for look in looks]
             image_B3HW = torch.stack([image for image, _ in prepared])
-            found = segmenter.proposer.propose(image_B3HW.to(segmenter.device, segmenter.san.nothing.dtype))
+            found = segmenter.proposer.propose(image_B3HW.to(segmenter.device))
             views += [
                 View(
                     found.mask_logits[row],

@@ -333,6 +333,8 @@ def test_half_precision_is_close(tiny_san: SAN, tmp_path: Path, monkeypatch: pyt
     full = Segmenter(tiny_san).encode(image)
     difference = half.segment(WORDS).confidence - full.segment(WORDS).confidence
     assert 0 < np.abs(difference).max() < 0.1
+    words = full.segmenter.embed(WORDS)
+    assert half.segmenter.answer(half, words).vocabulary == words, "words are float32 in both, and shared"
 
 
 def test_negative_words_win_as_other_do(segmenter: Segmenter) -> None:

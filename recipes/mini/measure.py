@@ -68,7 +68,7 @@ def name_photos(
     ranks = []
     for photo in held_out(photos)[:limit]:
         picture, _ = prepare(read_image(photo.file), san.config)
-        picture_13HW = picture[None].to(segmenter.device, san.nothing.dtype)
+        picture_13HW = picture[None].to(segmenter.device)
         embedding_E = san.clip.visual(san.clip_image(picture_13HW))[0].float()
         order = (rows_KE @ embedding_E).argsort(descending=True).tolist()
         ranks.append(order.index(names.index(photo.name)))

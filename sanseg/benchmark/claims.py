@@ -157,7 +157,7 @@ class _Subject:
         prepared, geometry = prepare(self.photo, san.config, self.segmenter.resize)
         self.seen = geometry.padded
         with torch.no_grad(), Recorder() as recorder:  # also the first time, which is not timed
-            self.segmenter.proposer.propose(prepared[None].to(case.device, san.nothing.dtype))
+            self.segmenter.proposer.propose(prepared[None].to(case.device))
         self.gflop = flop(recorder.products) / 1e9
         self.ms: list[float] = []
 

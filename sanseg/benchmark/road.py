@@ -47,7 +47,7 @@ def walk(
     san, config = segmenter.san, segmenter.san.config
     with around("prepare"):
         prepared, geometry = prepare(read_image(photo), config, segmenter.resize)
-        image_B3HW = prepared[None].to(segmenter.device, san.nothing.dtype)
+        image_B3HW = prepared[None].to(segmenter.device)
     with around("CLIP shallow"):
         wanted = {block for block, _ in config.side.fusion}
         shallow = san.clip.visual.shallow(san.clip_image(image_B3HW), config.split, wanted)

@@ -129,11 +129,15 @@ class _Shapes(TorchFunctionMode):
 
 
 def precision(name: str, config: SANConfig, dtype: torch.dtype) -> torch.dtype:
-    """What a tensor becomes in a network of some dtype. A convolutional stem stays float32 beside bfloat16: batch
-    normalisation is folded into its weights, and rounded to 8 bits they alone cost most of what bfloat16 does.
+    """What a tensor becomes in a network of some dtype.
+
+    Beside bfloat16's 8 bits float32 stays where they would cost most of what they do to the answers: a convolutional
+    stem, for batch normalisation is folded into its weights; and what words become, which is computed once and kept.
     """
-    stays = config.clip.vision.stem and name.startswith("clip.visual.stem.") and dtype is torch.bfloat16
-    return torch.float32 if stays else dtype
+    exact = ["clip.text.", "clip.logit_scale"]
+    if config.clip.vision.stem:
+        exact.append("clip.visual.stem.")
+    return torch.float32 if dtype is torch.bfloat16 and name.startswith(tuple(exact)) else dtype
 
 
 def read_tensors(head: Head, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -67,12 +67,13 @@ class VisionTower(nn.Module):
 
     def shallow(self, image_B3HW: Tensor, blocks: int, wanted: Collection[int]) -> Shallow:
         """The first `blocks` blocks; features after each number of blocks in `wanted` (0: after norm_pre)."""
-        patches_BDhw, fine, coarse = self.stem(image_B3HW)
+        dtype = self.position.dtype  # the stem may be more precise: see `checkpoint.precision`
+        patches_BDhw, fine, coarse = (
+            None if seen is None else seen.to(dtype) for seen in self.stem(image_B3HW)
+        )
         guess = None if self.guess is None else self.guess(coarse)
         B, D, h, w = patches_BDhw.shape
-        tokens = torch.cat(
-            [self.class_token.to(patches_BDhw.dtype).expand(B, 1, D), patches_BDhw.flatten(2).mT], 1
-        )
+        tokens = torch.cat([self.class_token.expand(B, 1, D), patches_BDhw.flatten(2).mT], 1)
         position = resize_position(self.position[1:], self.config.grid, (h, w))
         tokens = self.norm_pre(tokens + torch.cat([self.position[:1], position]))
         features = {}

@@ -65,7 +65,10 @@ class SAN(nn.Module):
         self.freeze()
 
     def propose(self, image_B3HW: Tensor) -> Proposals:
-        """Pictures, normalised and padded to multiples of `config.divisor`, to Proposals."""
+        """Pictures, normalised and padded to multiples of `config.divisor`, to Proposals.
+
+        In float32 whatever the network computes in: a stem may be more precise than the rest.
+        """
         return self._read(image_B3HW, auxiliary=False)[-1]
 
     def readings(self, image_B3HW: Tensor) -> list[Proposals]:

@@ -122,7 +122,7 @@ class SideAdapter(nn.Module):
         `auxiliary`: also the earlier readings, which only training uses.
         """
         side = self.config
-        patches = self.patches(image_B3HW)
+        patches = self.patches(image_B3HW.to(self.patches.weight.dtype))
         B, _, h, w = patches.shape
         Q = side.queries
         position = torch.cat([self.query_position, resize_position(self.position, side.grid, (h, w))])

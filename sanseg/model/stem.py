@@ -21,7 +21,7 @@ class PatchStem(nn.Module):
 
     def forward(self, image_B3HW: Tensor) -> tuple[Tensor, None, None]:
         """(B, D, h, w), and neither finer nor coarser features."""
-        return self.convolution(image_B3HW), None, None
+        return self.convolution(image_B3HW.to(self.convolution.weight.dtype)), None, None
 
 
 # EfficientNet-Lite0 (TensorFlow's TPU models, 2020): kernel, stride, expansion, channels, repeats of each stage.
@@ -129,10 +129,8 @@ class LiteStem(nn.Module):
 
     def forward(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, D, h, w) at stride 16, (B, FINE_CHANNELS, 2 h, 2 w) at 8, (B, COARSE_CHANNELS, h/2, w/2) at 32."""
-        # As precise as its own weights: see `checkpoint.precision`.
         fine, middle, last = self.features(image_B3HW.to(self.project.weight.dtype))
-        tokens, dtype = self.join(middle, last), image_B3HW.dtype
-        return tokens.to(dtype), fine.to(dtype), last.to(dtype)
+        return self.join(middle, last), fine, last
 
 
 class Lite0Stem(LiteStem):

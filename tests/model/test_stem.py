@@ -154,18 +154,21 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 @torch.inference_mode()
-def test_beside_bfloat16_a_stem_stays_float32(tiny_seeing_san: SAN, tmp_path: Path) -> None:
+def test_beside_bfloat16_a_stem_and_words_stay_float32(tiny_seeing_san: SAN, tmp_path: Path) -> None:
+    """A stem sees the picture in float32, and what it gives is rounded once."""
     save_san(tmp_path / "san.safetensors", tiny_seeing_san, kind="san")
     loaded = load_san(tmp_path / "san.safetensors", dtype=torch.bfloat16)
-    precise = {name for name, one in loaded.named_parameters() if one.dtype is torch.float32}
-    assert precise == {name for name, _ in loaded.named_parameters() if name.startswith("clip.visual.stem.")}
-    for name in precise:
-        assert loaded.get_parameter(name).equal(tiny_seeing_san.get_parameter(name))
-    proposals = loaded.propose(torch.randn(1, 3, 64, 96, dtype=torch.bfloat16))
-    assert proposals.mask_logits.dtype is proposals.embeddings.dtype is torch.bfloat16
+    precise = {name: one for name, one in loaded.named_parameters() if one.dtype is torch.float32}
+    exact = ("clip.visual.stem.", "clip.text.", "clip.logit_scale")
+    assert precise.keys() == {name for name, _ in loaded.named_parameters() if name.startswith(exact)}
+    for name, parameter in precise.items():
+        assert parameter.equal(tiny_seeing_san.get_parameter(name))
     image = torch.randn(1, 3, 64, 96)
-    of_both = [
-        loaded.clip.visual.stem(image.bfloat16())[0],
-        tiny_seeing_san.clip.visual.stem(image.bfloat16().float())[0],
-    ]
-    torch.testing.assert_close(of_both[0], of_both[1].bfloat16())
+    proposals = loaded.propose(image)
+    assert proposals.mask_logits.dtype is proposals.embeddings.dtype is torch.bfloat16
+    wanted = tiny_seeing_san.clip.visual.stem(image)
+    for got, one in zip(loaded.clip.visual.stem(image), wanted, strict=True):
+        assert got.equal(one)
+    shallow = loaded.clip.visual.shallow(image, 0, {0})
+    assert shallow.fine is not None
+    assert shallow.fine.equal(wanted[1].bfloat16())
