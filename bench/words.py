@@ -1,10 +1,10 @@
 """The first and the second use of a large vocabulary: CLIP B/16's text tower, 847 labels in 14 prompts each.
 
     python bench/words.py
-    python bench/words.py --labels coco_stuff_171 --dtype bfloat16
+    python bench/words.py --labels coco_stuff_171
 
 Random weights: the time does not depend on their values. "plain" is every prompt at the tower's whole context, the
-prompts of one label at a time, in float32; a sample of labels spread over the set is run that way in turn with our
+prompts of one label at a time; a sample of labels spread over the set is run that way in turn with our
 batches, and its time multiplied. Embeddings of the sample are compared. "again" is a fresh process that finds
 them in the cache's file: the checksum of the tower's weights, which names them there, and the reading; loading the
 weights is not counted. Threads are torch's default; set OMP_NUM_THREADS to change them.
@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sanseg.data.labelsets import LABELSETS, read_labelset
-from sanseg.devices import DTYPES
 from sanseg.model.checkpoint import fingerprint
 from sanseg.model.config import CLIP_VIT_B16
 from sanseg.model.templates import TEMPLATES
@@ -36,9 +35,9 @@ from sanseg.model.tokenizer import Tokenizer
 SAMPLE = 16  # labels that are encoded the plain way
 
 
-def make_tower(dtype: str) -> TextTower:
+def make_tower() -> TextTower:
     torch.manual_seed(0)
-    return TextTower(CLIP_VIT_B16).eval().to(DTYPES[dtype])
+    return TextTower(CLIP_VIT_B16).eval()
 
 
 @torch.inference_mode()
@@ -55,12 +54,12 @@ def plain(tower: TextTower, tokenizer: Tokenizer, name: str) -> Tensor:
     return F.normalize(prompts.mean(0), dim=-1)
 
 
-def first_use(names: Sequence[str], file: Path, dtype: str) -> tuple[float, float, int, float]:
+def first_use(names: Sequence[str], file: Path) -> tuple[float, float, int, float]:
     """Seconds of all names our way; seconds of one the plain way, how many ran so, and how far apart they are."""
-    tower, reference = make_tower(dtype), make_tower("float32")
+    tower = make_tower()
     encoder = TextEncoder(tower, fingerprint(tower), TextCache(file))
     sample, expected = list(names[:: max(1, len(names) // SAMPLE)]), {}
-    plain(reference, encoder.tokenizer, "ready")
+    plain(tower, encoder.tokenizer, "ready")
     TextEncoder(tower)(["ready"], "vild")
     ours = by_plain = 0.0
     since = time.perf_counter()
@@ -71,7 +70,7 @@ def first_use(names: Sequence[str], file: Path, dtype: str) -> tuple[float, floa
         start = time.perf_counter()
         ours += start - since
         for name in sample[len(expected) : len(expected) + 2]:
-            expected[name] = plain(reference, encoder.tokenizer, name)
+            expected[name] = plain(tower, encoder.tokenizer, name)
         since = time.perf_counter()
         by_plain += since - start
 
@@ -82,9 +81,9 @@ def first_use(names: Sequence[str], file: Path, dtype: str) -> tuple[float, floa
     return ours, by_plain / len(expected), len(expected), apart
 
 
-def second_use(names: Sequence[str], file: Path, dtype: str) -> float:
+def second_use(names: Sequence[str], file: Path) -> float:
     """Seconds in a process that never encoded these names."""
-    tower = make_tower(dtype)
+    tower = make_tower()
     tower.register_forward_pre_hook(_fail)
     start = time.perf_counter()
     TextEncoder(tower, fingerprint(tower), TextCache(file))(names, "vild")
@@ -100,21 +99,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--labels", choices=LABELSETS, default="ade20k_847")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="ours; plain is float32")
     options = parser.parse_args()
     names = read_labelset(options.labels)
     with TemporaryDirectory(prefix="sanseg-words-") as folder:
         file = Path(folder) / "text.sqlite"
-        ours, of_one, sampled, apart = first_use(names, file, options.dtype)
+        ours, of_one, sampled, apart = first_use(names, file)
         with multiprocessing.get_context("spawn").Pool(1) as alone:
-            again = alone.apply(second_use, (names, file, options.dtype))
+            again = alone.apply(second_use, (names, file))
     by_plain = of_one * len(names)
     print(
         json.dumps(
             {
                 "labels": len(names),
                 "prompts": len(names) * len(TEMPLATES["vild"]),
-                "dtype": options.dtype,
                 "threads": torch.get_num_threads(),
                 "labels_by_plain": sampled,
                 "plain_seconds": round(by_plain, 1),

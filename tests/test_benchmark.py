@@ -272,8 +272,11 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -
     assert torch.equal(before, torch.get_rng_state())
     torch.rand(1)
     other = CASE.network(torch.bfloat16)
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor.bfloat16(), other.state_dict()[name])
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(one.state_dict()[name].to(tensor.dtype), tensor)
+    # As networks that are loaded: see `checkpoint.precision`.
+    assert other.clip.text.projection.dtype is torch.float32
+    assert other.nothing.dtype is torch.bfloat16
 
 
 def test_random_weights_do_their_work_and_answer_plausibly(monkeypatch: pytest.MonkeyPatch) -> None:

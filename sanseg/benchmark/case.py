@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sanseg.data.labelsets import read_labelset
 from sanseg.images import prepare, read_image
+from sanseg.model.checkpoint import rounded
 from sanseg.model.config import SANConfig
 from sanseg.model.san import SAN, Proposals
 from sanseg.model.text import Classifier
@@ -64,7 +65,7 @@ class Case:
             return load_san(self.model, self.device, dtype, clip=self.clip)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return SAN(self.model).to(self.device, dtype).eval()
+            return rounded(SAN(self.model), dtype).to(self.device).eval()
 
     def photo(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3). Raises as `read_image`."""

@@ -140,6 +140,13 @@ def precision(name: str, config: SANConfig, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype is torch.bfloat16 and name.startswith(tuple(exact)) else dtype
 
 
+def rounded(san: SAN, dtype: torch.dtype) -> SAN:
+    """The same network, each of its tensors as `precision` has it."""
+    for name, parameter in san.named_parameters():
+        parameter.data = parameter.data.to(precision(name, san.config, dtype))
+    return san
+
+
 def read_tensors(head: Head, dtype: torch.dtype) -> dict[str, Tensor]:
     """Every tensor, as `dtype`, on the CPU. Raises ValueError naming tensors that are not finite."""
     with _opened(head.path) as file:

@@ -68,9 +68,9 @@ class VisionTower(nn.Module):
     def shallow(self, image_B3HW: Tensor, blocks: int, wanted: Collection[int]) -> Shallow:
         """The first `blocks` blocks; features after each number of blocks in `wanted` (0: after norm_pre)."""
         dtype = self.position.dtype  # the stem may be more precise: see `checkpoint.precision`
-        patches_BDhw, fine, coarse = (
-            None if seen is None else seen.to(dtype) for seen in self.stem(image_B3HW)
-        )
+        patches_BDhw, *finer = self.stem(image_B3HW)
+        fine, coarse = (None if one is None else one.to(dtype) for one in finer)
+        patches_BDhw = patches_BDhw.to(dtype)
         guess = None if self.guess is None else self.guess(coarse)
         B, D, h, w = patches_BDhw.shape
         tokens = torch.cat([self.class_token.expand(B, 1, D), patches_BDhw.flatten(2).mT], 1)

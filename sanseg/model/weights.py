@@ -20,6 +20,7 @@ from sanseg.model.checkpoint import (
     precision,
     read_head,
     read_tensors,
+    rounded,
     skeleton,
     write,
 )
@@ -59,7 +60,7 @@ def load_san(
     and fails.
     """
     if os.fspath(name_or_path).startswith(OPEN_CLIP):
-        return open_clip_san(os.fspath(name_or_path)).to(device, dtype)
+        return rounded(open_clip_san(os.fspath(name_or_path)), dtype).to(device)
     path = _locate(name_or_path)
     if path.suffix == ".pth":
         config, state = _read_official(path)

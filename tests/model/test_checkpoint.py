@@ -51,7 +51,9 @@ def test_half_precision_is_stored_and_widened(tmp_path: Path, saved: Path, tiny_
     assert {tensor.dtype for tensor in load_san(half).parameters()} == {torch.float32}
     words = ("clip.text.", "clip.logit_scale")
     found = {name: one.dtype for name, one in load_san(saved, dtype=torch.bfloat16).named_parameters()}
-    assert {name for name in found if found[name] is torch.float32} == {n for n in found if n.startswith(words)}
+    assert {name for name in found if found[name] is torch.float32} == {
+        n for n in found if n.startswith(words)
+    }
     assert {*found.values()} == {torch.float32, torch.bfloat16}
 
 
